@@ -45,6 +45,18 @@ def _problems(file: SpecFile, teacher: ModelFacts, layers: int) -> Iterator[Prob
                 yield from _of_pairs(file, (*section, "losses", kind), term, layers)
             if isinstance(term, AttentionLoss):
                 yield from _of_attention(file, (*section, "losses", kind), term, teacher)
+        resources = file.spec.execution.of("distill")
+        if all(isinstance(term, AttentionLoss) for term in losses.terms().values()) and _cuts(resources):
+            message = (
+                "with losses on attention alone no gradient passes a layer's output, where a cut layer is made whole"
+            )
+            hint = "parallel: ddp, or a loss such as cross_entropy, too"
+            yield file.problem(("execution", "distill", "parallel"), message, hint)
+
+
+def _cuts(resources: object) -> bool:
+    """Whether a training cuts its student over workers."""
+    return getattr(resources, "parallel", "ddp") == "fsdp"
 
 
 def _of_pairs(file: SpecFile, place: Location, term: PairLoss, layers: int) -> Iterator[Problem]:
@@ -56,7 +68,7 @@ def _of_pairs(file: SpecFile, place: Location, term: PairLoss, layers: int) -> I
     if isinstance(term, AttentionLoss) and getattr(resources, "compile", False):
         message = f"{term.kind} reads inside of attention, which a compiled layer does not show"
         yield file.problem(("execution", "distill", "compile"), message, f"compile: false, or {term.kind}: null")
-    if trained and getattr(resources, "parallel", "ddp") == "fsdp":
+    if trained and _cuts(resources):
         message = f"{term.kind} trains parameters of its own, which are not cut over workers"
         without = "projection: false" if PROJECTION in trained else f"{term.kind}: null"
         yield file.problem(("execution", "distill", "parallel"), message, f"parallel: ddp, or {without}")

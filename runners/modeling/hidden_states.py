@@ -34,25 +34,17 @@ _TRANSFORMS: dict[str, tuple[Callable[[Tensor, float], Tensor], Callable[[Tensor
 }
 
 
-def hidden_pairs(
-    kept: Sequence[int],
-    layers: int,
-    *,
-    chosen: Sequence[int] | None = None,
-    embedding: bool = True,
-    final_norm: bool = True,
-) -> list[Pair]:
+def hidden_pairs(kept: Sequence[int], layers: int, *, embedding: bool = True, final_norm: bool = True) -> list[Pair]:
     """The states that are aligned, as (student point, teacher point), from the embedding upwards.
 
     Student layer i is compared with the teacher, of `layers` layers, at the END of block i: layer kept[i + 1] - 1, and
-    its last layer for the last block. `chosen`: of these student layers only. `embedding` adds the pair of embedding
-    outputs; `final_norm` takes the pair of the last layers after the final norm instead of raw (arXiv 2510.05064).
+    its last layer for the last block. `embedding` adds the pair of embedding outputs; `final_norm`
+    takes the last pair after the final norm instead of the raw layer outputs (arXiv 2510.05064).
     """
     ends = [*(start - 1 for start in kept[1:]), layers - 1]
     pairs: list[Pair] = list(enumerate(ends))
     if final_norm:
         pairs[-1] = (FINAL_NORM, FINAL_NORM)
-    pairs = pairs if chosen is None else [pairs[i] for i in chosen]
     return [(EMBEDDING, EMBEDDING), *pairs] if embedding else pairs
 
 

@@ -18,7 +18,8 @@ SPECS = sorted([*(ROOT / "specs").glob("*.yaml"), *(ROOT / "boomspec" / "templat
 BROKEN = ROOT / "tests" / "golden" / "broken"
 # What is wrong in these takes knowing a teacher's layers, counting across fields, or files.
 BEYOND = {
-    "layer-out-of-range", "loss-pairs-layers", "nothing-held-out", "order-misses-a-block", "size-below-the-student",
+    "layer-out-of-range", "loss-pairs-layers", "losses-on-attention-alone", "nothing-held-out", "order-misses-a-block",
+    "size-below-the-student",
     "two-teachers", "unknown-task", "no-such-file",
     "data-set-without-end", "warmup-longer-than-training", "variable-not-set",
     "extends-in-a-circle", "extends-missing-file", "extends-removes",

@@ -16,6 +16,12 @@ from boomspec.compile.cost.pricing import priced
 from boomspec.core.execution import Execution, read_options
 from boomspec.core.graph import Cost, Node, Source, Task
 from boomspec.core.losses import KL, LOSSES, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.losses.attention import AttentionMaps, MiniLM, MiniLMv2
+from boomspec.core.losses.crd import CRD
+from boomspec.core.losses.hidden_distances import HiddenNMSE
+from boomspec.core.losses.relations import CKA, NST, RKD, SPKD, AttentionTransfer, CorrelationCongruence
+from boomspec.core.losses.update_direction import UpdateDirection
+from boomspec.core.losses.vid import VariationalInformation
 from boomspec.core.tasks import (
     Architecture,
     Calibration,
@@ -42,6 +48,7 @@ from runners.tasks import distill, evaluate, pretrain, search
 from runners.training import checkpoint_writer
 from runners.training.loop import train
 from runners.training.losses import weights
+from runners.training.parallel import ParallelModel
 from tests.runners import tiny
 from tests.runners.instruments import LiveBytes, counted_flops
 
@@ -132,6 +139,32 @@ def test_memory_follows_each_loss_of_logits(tmp_path: Path, kind: str) -> None:
     folder = made(tmp_path, "llama", **{**WIDE, "tie_word_embeddings": True, "vocabulary": 4096})
     told, measured = peaks(folder, student(losses=Losses(**{kind: LOSSES[kind]()})), micro_batch=2)
     assert told == pytest.approx(measured, rel=0.15)
+
+
+PAIRED = {
+    "projected": Losses(hidden_nmse=HiddenNMSE(projection=True), update_direction=UpdateDirection(projection=True)),
+    "vid": Losses(vid=VariationalInformation(pairs="last")),
+    "crd": Losses(crd=CRD(positions=20)),
+    "rkd": Losses(rkd=RKD(positions=16)),
+    "relations": Losses(spkd=SPKD(), cc=CorrelationCongruence(positions=20), nst=NST(), cka=CKA(pairs="last")),
+    "attention transfer": Losses(attention_transfer=AttentionTransfer()),
+    "attention maps": Losses(attention_maps=AttentionMaps()),
+    "minilm": Losses(minilm=MiniLM()),
+    "minilmv2": Losses(minilmv2=MiniLMv2(pairs="all", relation_heads=8)),
+}
+
+
+@pytest.mark.parametrize("terms", PAIRED.values(), ids=PAIRED)
+def test_operations_of_losses_on_pairs_are_those_that_torch_counts(tmp_path: Path, terms: Losses) -> None:
+    """In one step, without what is done once."""
+    folder, counted, told = made(tmp_path, "llama", **WIDE), [], []
+    for steps in (1, 2):
+        both = terms.model_copy(update={"cross_entropy": CrossEntropy()})
+        record = student(losses=both, recipe={"steps": steps})
+        told.append(cost(folder, record, micro_batch=4).flops)
+        counted.append(flops_of(folder, record))
+        shutil.rmtree(folder / "run")
+    assert told[1] - told[0] == pytest.approx(counted[1] - counted[0], rel=0.005)
 
 
 @pytest.mark.parametrize("kl_on_padding", [False, True])
@@ -236,7 +269,8 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
     tiny.set_training(context, micro_batch=micro_batch, activation_checkpointing=again, checkpoint_seconds=0)
     small = distill.initial_student(record, folder / "artifact" / "model", context.path / "model")
     large = load_frozen(folder / "artifact" / "model", dtype=frozen_dtype(recipe.precision))
-    loss = distill.distillation_loss(small, [large], record.losses, record.kept)
+    beside = distill.loss_parameters(record.losses, small, seed=0)
+    loss = distill.distillation_loss(small, [large], record.losses, record.kept, parameters=beside)
     numbers = np.random.default_rng(0)
     vocabulary = small.config.vocab_size
 
@@ -249,11 +283,20 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
         assert ended.wait(60)  # a checkpoint is being written through all of the second step
         return real(*arguments)
 
-    alive = LiveBytes(*{*small.parameters(), *large.parameters()})
+    trained = () if beside is None else beside.parameters()
+    alive = LiveBytes(*{*small.parameters(), *large.parameters(), *trained})
     with alive, pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint_writer, "write_tensors", at_last)
         patch.setattr(checkpoint_writer.CheckpointWriter, "finish", lambda _: ended.set())
-        train(small, recipe=recipe, batch=batch, loss=loss, weights=weights(record.losses), context=context)
+        train(
+            small,
+            recipe=recipe,
+            batch=batch,
+            loss=loss,
+            weights=weights(record.losses),
+            context=context,
+            parallel=ParallelModel(small, losses=beside),
+        )
     return told.peak, alive.peak
 
 
@@ -291,6 +334,14 @@ def test_memory_follows_micro_batch_and_shape(tmp_path: Path, shape: str, micro_
 def test_memory_follows_the_terms_of_the_loss(tmp_path: Path, terms: Losses, embedding: bool) -> None:
     folder = made(tmp_path, "llama", **{**WIDE, "tie_word_embeddings": True, "vocabulary": 2048})
     told, measured = peaks(folder, student(losses=terms, train_embedding=embedding), micro_batch=4)
+    assert told == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("terms", PAIRED.values(), ids=PAIRED)
+def test_memory_follows_the_losses_on_pairs(tmp_path: Path, terms: Losses) -> None:
+    folder = made(tmp_path, "llama", **{**WIDE, "vocabulary": 512})
+    both = terms.model_copy(update={"cross_entropy": CrossEntropy()})
+    told, measured = peaks(folder, student(losses=both), micro_batch=4)
     assert told == pytest.approx(measured, rel=0.15)
 
 

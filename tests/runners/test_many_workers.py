@@ -23,7 +23,9 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution, TrainingOptions, read_options
 from boomspec.core.graph import Node, Task
 from boomspec.core.losses import CrossEntropy, HiddenCosine, Losses
+from boomspec.core.losses.attention import MiniLMv2
 from boomspec.core.losses.jsd import JSD
+from boomspec.core.losses.relations import SPKD
 from boomspec.core.losses.reverse_kl import ReverseKL
 from boomspec.core.losses.taid import TAID
 from boomspec.core.losses.tvd import TVD
@@ -45,6 +47,7 @@ from tests.runners.crew import Crew
 from tests.runners.group_story import STEPS, GroupStory, differing, two_machines
 from tests.runners.test_distill import record as recorded
 from tests.runners.test_distill import teacher_artifact
+from tests.runners.test_loss_parameters import WITH_OWN
 
 MODEL = "model/model.safetensors"
 TORCH_FOLDER = "torchinductor_root"
@@ -149,6 +152,18 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any], str]] = {
             "losses": Losses(cross_entropy=CrossEntropy(), tvd=TVD(weight=WeightCourse(start=2.0, end=0.1))),
             "balance": "start",
         },
+        "tied",
+    ),
+    "ddp on 2 with losses that train parameters of their own": (
+        2,
+        {"parallel": "ddp", "teacher": "sharded"},
+        {"losses": WITH_OWN},
+        "untied",
+    ),
+    "fsdp on 2 with losses on attention and relations": (
+        2,
+        {"parallel": "fsdp", "teacher": "sharded", "activation_checkpointing": True},
+        {"losses": Losses(minilmv2=MiniLMv2(pairs="all"), spkd=SPKD(), cross_entropy=CrossEntropy())},
         "tied",
     ),
     "fsdp on 2 with KL on padding and summed gradients": (

@@ -2,8 +2,9 @@
 
     L = w_ce * CE + w_kl * T^2 * KL(teacher || student) + w_cos * mean over pairs of (1 - cos)     (arXiv 2510.05064)
 
-by default; a spec may weigh other terms. To add a loss, add a module here with a subclass of `Loss` or `StateLoss`: it
-is found by its `kind`. Formulas import torch when they are called: a spec is read without it.
+by default; a spec may weigh other terms. To add a loss, add a subclass of `Loss` (on logits) or of `StateLoss`,
+`RelationLoss` or `AttentionLoss` (on places inside of student and teacher) to a module here: it is found by its `kind`.
+Formulas import torch when they are called: a spec is read without it.
 """
 
 from collections.abc import Callable

@@ -112,11 +112,16 @@ class PairLoss(Loss):
 
     def pair_flops(self, shape: PairShape) -> int:
         """Operations of one pair for each token, gradients included."""
-        return sum(6 * of.elements for of in self.trained(shape.hidden).values() if len(of.shape) == 2)
+        mapped = len({"states", "inputs"}.intersection(self.reads))  # by a projection
+        trained = self.trained(shape.hidden).items()
+        return sum(
+            6 * of.elements * (mapped if name == PROJECTION else 1) for name, of in trained if len(of.shape) == 2
+        )
 
     def kept_bytes(self, shape: PairShape) -> int:
         """Bytes of one pair for each token that stay until the backward pass, beside what the models keep."""
-        return 4 * (self.kept + (PROJECTION in self.trained(shape.hidden))) * shape.hidden
+        mapped = len({"states", "inputs"}.intersection(self.reads)) if PROJECTION in self.trained(shape.hidden) else 0
+        return 4 * (self.kept + mapped) * shape.hidden
 
     def teacher_widths(self, shape: PairShape) -> dict[tuple[str, Place], int]:
         """Elements of one token that are held of the teacher, by what is read where."""
