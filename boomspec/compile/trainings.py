@@ -7,6 +7,7 @@ proposed here and never derived.
 from collections.abc import Iterator
 
 from boomspec.core.errors import Problem
+from boomspec.core.losses.weight import WeightCourse
 from boomspec.core.tasks.record import Optimizer, Recipe, Schedule
 from boomspec.spec.sections.baselines import TRAINED, DroppedRun, LaCoSpec, ShortGPT
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
@@ -86,12 +87,24 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
     for training in _trainings(file.spec):
         if (problem := _schedule_problem(training, length)) is not None:
             yield file.problem(*problem)
+    yield from _weight_problems(file, length)
     if data.dataset is not None and data.max_tokens is None:
         hint = f"how much of the data set is read; this spec's trainings need max_tokens: {_tokens_needed(file.spec)}"
         yield file.problem(("data",), "missing 'max_tokens'", hint, key=True)
     if data.max_tokens is not None and data.max_tokens <= length:
         message = f"{data.max_tokens:,} tokens are less than one sequence ({length:,}) and its last label"
         yield file.problem(("data", "max_tokens"), message)
+
+
+def _weight_problems(file: SpecFile, sequence_length: int) -> Iterator[Problem]:
+    if (distill := file.spec.distill) is None:
+        return
+    _, steps = _sequences_and_steps(distill, sequence_length, distill.tokens)
+    for kind, term in distill.losses.terms().items():
+        if isinstance(term.weight, WeightCourse) and term.weight.over.of(steps) > steps:
+            message = f"a course of {term.weight.over.of(steps):,} steps is longer than the training of {steps:,}"
+            hint = "a share such as 50% follows the length of the training"
+            yield file.problem(("distill", "losses", kind, "weight", "over"), message, hint)
 
 
 def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Location, str, str] | None:
