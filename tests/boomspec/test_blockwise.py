@@ -186,6 +186,7 @@ def test_a_field_is_named_for_the_task_that_it_changes(specs: Writer, field: str
     ("edits", "message"),
     [
         ([("distill.losses", {"kl": {}})], wording("blockwise.kl_reads_logits")),
+        ([("distill.losses", {"hidden_nmse": {"projection": True}})], wording("blockwise.trains_parameters")),
         ([("distill.losses", {"hidden_nmse": {"pairs": "last"}})], wording("blockwise.one_pair")),
         ([("distill.losses", {"hidden_nmse": {"final_norm": True}})], wording("blockwise.neither_embedding_nor_norm")),
         ([("distill.faithful", {"padding": True})], wording("blockwise.published_code")),

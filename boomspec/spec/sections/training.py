@@ -198,6 +198,9 @@ class DistillSpec(Training):
                     at=("losses", kind),
                     hint="losses of hidden states, such as hidden_nmse; others go with blockwise.polish",
                 )
+            if term.trained(1):
+                message = f"{kind} would train parameters of its own: a block has those of its layer alone"
+                raise FieldError(message, at=("losses", kind))
             if term.pairs is not None:
                 raise FieldError("every block has one pair, its output", at=("losses", kind, "pairs"))
             if term.trained(1):
