@@ -46,6 +46,7 @@ class Builder:
     teacher: str = ""
     student: str = ""
     last_teacher: tuple[str, tuple[int, ...]] = ("", ())  # whom the student learns from, and its layers of the teacher
+    other_teachers: dict[str, str] = field(default_factory=dict)  # beside it, by their role in a distillation
     tokens: str = ""  # "" where nothing reads text
     kept: tuple[int, ...] | None = None  # None while a search has to find the layers
     trainings: dict[str, str] = field(default_factory=dict)  # those that have curves, by label

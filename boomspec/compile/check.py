@@ -6,11 +6,18 @@ experiments --check_experiments--> families, or SpecError with every problem of 
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
 
 from boomspec.compile.family import ResolvedFamily, check_teacher, kept_layers, patched_sets, resolve_family
 from boomspec.compile.loss_checks import check_losses, check_outputs
-from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
+from boomspec.compile.model_sources import (
+    code_problems,
+    folder_problems,
+    local_facts,
+    model_folder,
+    place_of,
+    roles,
+    section_of,
+)
 from boomspec.compile.places import is_folder, path_text, resolve_path, variable_problems
 from boomspec.compile.resolved import complete
 from boomspec.compile.schemes import assistants
@@ -70,7 +77,7 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
     return family if settled and file.spec.student.model is None else None
 
 
-@memoized_for("teacher", "student", "data", "evaluate", "execution")
+@memoized_for("teacher", "student", "data", "distill", "evaluate", "execution")
 def _path_problems(file: SpecFile) -> list[Problem]:
     if problems := list(variable_problems(file)):
         return problems
@@ -78,14 +85,14 @@ def _path_problems(file: SpecFile) -> list[Problem]:
     if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data and not spec.data.held_out:
         hint = "set documents apart: data: {held_out: {every: 20}}"
         problems.append(file.problem(("evaluate", "held_out"), "there is no held-out text to measure", hint))
-    for role in get_args(Role):
-        section, folder = section_of(file, role), model_folder(file, role)
+    for role in roles(file):
+        section, folder, place = section_of(file, role), model_folder(file, role), place_of(role)
         if folder is not None:
             if section.revision is not None:
-                problems.append(file.problem((role, "revision"), "a folder has no revisions", "remove it"))
+                problems.append(file.problem((*place, "revision"), "a folder has no revisions", "remove it"))
             problems += folder_problems(file, role, folder) or code_problems(file, role, folder)
-        elif section.model and not _HUB_ID.fullmatch(name := path_text(file, (role, "model"), section.model)):
-            problems.append(file.problem((role, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
+        elif section.model and not _HUB_ID.fullmatch(name := path_text(file, (*place, "model"), section.model)):
+            problems.append(file.problem((*place, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
     if spec.data is not None:
         problems += text_problems(file, spec.data)
     if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:

@@ -13,6 +13,7 @@ runs them and compiles again.
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from boomspec.compile import records
@@ -27,6 +28,7 @@ from boomspec.compile.model_sources import Role, dequantization, local_facts, mo
 from boomspec.compile.places import errors_at, tracking_of
 from boomspec.compile.resolved import resolve
 from boomspec.compile.schemes import add_student
+from boomspec.compile.teachers import add_other_teachers
 from boomspec.compile.text_sources import held_out_source, text_source
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Node, Source, Task, TaskGraph
@@ -215,6 +217,7 @@ def _kept(build: Builder, facts: ModelFacts) -> tuple[int, ...] | None:
 def _add_student(build: Builder, teacher: ModelFacts, kept: tuple[int, ...]) -> ModelFacts | None:
     """Add the student; its facts where it exists, None where it is distilled."""
     if build.resolved.spec.distill is not None:
+        add_other_teachers(build, teacher, partial(_existing, build))
         build.student = add_student(build, teacher, kept)
         return None
     facts, model, _ = model_sources(build.file, "student")

@@ -1,4 +1,4 @@
-"""Add a distillation to an experiment's task graph, with what it reads: its teacher's stored outputs."""
+"""Add a distillation to an experiment's task graph, with what it reads: other teachers, stored outputs."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ _STUDENT = "distill student"  # the name of the task that makes the family's stu
 
 def add_distillation(build: Builder, name: str, record: Distill, inputs: Mapping[str, str]) -> str:
     """Add a training of a student; its id. `inputs`: its teacher, the tokens, and what it begins as."""
-    read = dict(inputs)
+    read = {**inputs, **build.other_teachers}
     if record.teacher_outputs is not None:
         what = "teacher outputs" if name == _STUDENT else f"teacher outputs for {name.removeprefix('distill ')}"
         of_teacher = {role: inputs[role] for role in ("teacher", "tokens")}

@@ -144,6 +144,11 @@ def _best(budget: BudgetSpec, facts: ModelFacts, kept: Sequence[int], members: S
     return best, f"{asked}: needs {shown_bytes(needs[best.patched])}"
 
 
+def positions_of(facts: ModelFacts) -> int | None:
+    """How many positions a model has; None where its config does not say."""
+    return next((facts.config[key] for key in _CONTEXT if isinstance(facts.config.get(key), int)), None)
+
+
 def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
     """Raise SpecError for what the teacher cannot be used for, such as training on more tokens than its positions."""
     spec, problems = file.spec, []
@@ -154,7 +159,7 @@ def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
                 problems.append(file.problem((section,), message))
         if isinstance(spec.interpolate.order, OrderSearch):
             problems.append(file.problem(("interpolate", "order"), "a masked language model cannot be searched"))
-    longest = next((facts.config[key] for key in _CONTEXT if isinstance(facts.config.get(key), int)), None)
+    longest = positions_of(facts)
     if spec.data is not None and longest is not None and spec.data.sequence_length > longest:
         message = f"{spec.data.sequence_length} is more than the teacher's {longest} positions"
         problems.append(file.problem(("data", "sequence_length"), message))

@@ -25,10 +25,8 @@ def check_outputs(file: SpecFile, teacher: ModelFacts) -> None:
     outputs = None if file.spec.distill is None else file.spec.distill.teacher_outputs
     if outputs is None or outputs.top_k is None:
         return
-    projections = [tensor for tensor in teacher.head if len(tensor.shape) == 2] or [teacher.token_embedding]
-    rows = projections[-1].shape[0]
-    if outputs.top_k > rows:
-        message = f"the teacher has {rows:,} tokens, fewer than {outputs.top_k:,}"
+    if outputs.top_k > teacher.logits:
+        message = f"the teacher has {teacher.logits:,} tokens, fewer than {outputs.top_k:,}"
         raise file.error_at(("distill", "teacher_outputs", "top_k"), message)
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from boomspec.compile import places
 from boomspec.compile.places import errors_at, path_text, resolve_path
@@ -23,35 +23,66 @@ from boomspec.models.facts import ModelFacts, llama_facts, read_config
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
 from boomspec.models.quantized import check_quantization, quantization_of, target_dtype, whole_facts
 from boomspec.models.tokenizer import needed_rows
+from boomspec.spec.sections.models import OtherTeacherSpec
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import PretrainSpec, TeacherSpec
 from boomspec.spec.spec_file import SpecFile, memoized_for, request
+from boomspec.spec.yaml_reader import Location
 
-Role = Literal["teacher", "student"]
+Role = str  # "teacher", "student", and of the teachers beside the own one "teacher 2", "teacher 3", ...
 BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole
 T = TypeVar("T")
 _CAUSAL = "AutoModelForCausalLM"
 
 
-def section_of(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec:
-    return file.spec.teacher if role == "teacher" else file.spec.student
+def other_role(number: int) -> Role:
+    """Of the number-th teacher beside the own one, from 0."""
+    return f"teacher {number + 2}"
 
 
-@memoized_for("teacher", "student")
+def roles(file: SpecFile) -> list[Role]:
+    """Of all models that a spec may name."""
+    teachers = file.spec.distill.teachers if file.spec.distill is not None else None
+    return ["teacher", *map(other_role, range(len(teachers.others) if teachers else 0)), "student"]
+
+
+def place_of(role: Role) -> Location:
+    """Where a spec names a model."""
+    name, _, number = role.partition(" ")
+    return ("distill", "teachers", "others", int(number) - 2) if number else (name,)
+
+
+def section_of(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec | OtherTeacherSpec:
+    if role in ("teacher", "student"):
+        return file.spec.teacher if role == "teacher" else file.spec.student
+    assert file.spec.distill is not None
+    assert file.spec.distill.teachers is not None
+    return file.spec.distill.teachers.others[int(role.partition(" ")[2]) - 2]
+
+
+def _known(file: SpecFile, what: str, role: Role, make: Callable[[], T]) -> T:
+    """What `make` returns, computed once for all experiments that name the same models."""
+    others = () if role in ("teacher", "student") else ("distill",)
+    return file.known((what, role), ("teacher", "student", "data", *others), make)
+
+
 def model_folder(file: SpecFile, role: Role) -> Path | None:
     """The folder of a model that exists; None where it is on the hub, or trained by the spec."""
-    section = section_of(file, role)
+    return _known(file, "folder of a model", role, lambda: _model_folder(file, role))
+
+
+def _model_folder(file: SpecFile, role: Role) -> Path | None:
+    section, place = section_of(file, role), (*place_of(role), "model")
     if section.model is None:
         return None
-    folder = resolve_path(file, (role, "model"), section.model)
+    folder = resolve_path(file, place, section.model)
     if places.is_folder(folder):
         return folder
     if os.path.isfile(folder):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         message = f"'{folder}' is a file, not the folder of a model"
-        raise file.error_at((role, "model"), message, f"give the folder that it is in: {folder.parent}")
-    if path_text(file, (role, "model"), section.model).startswith((".", "/", "~")):
-        message = f"folder '{folder}' does not exist"
-        raise file.error_at((role, "model"), message, places.similar_folder(folder))
+        raise file.error_at(place, message, f"give the folder that it is in: {folder.parent}")
+    if path_text(file, place, section.model).startswith((".", "/", "~")):
+        raise file.error_at(place, f"folder '{folder}' does not exist", places.similar_folder(folder))
     return None
 
 
@@ -69,7 +100,7 @@ def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
         return None
 
     error = file.once(("contents", folder), check)
-    return [] if error is None else [file.problem((role, "model"), error.message, error.hint)]
+    return [] if error is None else [file.problem((*place_of(role), "model"), error.message, error.hint)]
 
 
 @memoized_for("teacher", "data")
@@ -88,11 +119,10 @@ def local_facts(file: SpecFile) -> ModelFacts | None:
         return file.once(("facts", folder), partial(whole_facts, folder, str(folder)))
 
 
-@memoized_for("teacher", "student")
 def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
     """The task that a quantised model has to go through before it is read; None for any other."""
-    with errors_at(file, (role, "model")):
-        config = read_config(_config_folder(file, role))
+    with errors_at(file, (*place_of(role), "model")):
+        config = _known(file, "config", role, lambda: read_config(_config_folder(file, role)))
     return None if quantization_of(config) is None else Dequantize(dtype=target_dtype(config))
 
 
@@ -104,8 +134,8 @@ def architecture(pretrain: PretrainSpec) -> Architecture:
 
 def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
     """Facts, model and tokenizer of a model that exists. Reads a local model's bytes once, for their digests."""
-    with errors_at(file, (role, "model")):
-        return file.known("model", (role, "data", "teacher"), lambda: _model_sources(file, role))
+    with errors_at(file, (*place_of(role), "model")):
+        return _known(file, "model", role, lambda: _model_sources(file, role))
 
 
 def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
@@ -156,6 +186,15 @@ def _config_folder(file: SpecFile, role: Role) -> Path:
     return file.once(("configs", name, commit, trusts), lambda: fetch(name, commit))
 
 
+def tokenizer_folder(file: SpecFile, role: Role) -> Path:
+    """Where a model's tokenizer.json is; of a model on the hub, in its pinned commit."""
+    if (folder := model_folder(file, role)) is not None:
+        return folder
+    commit, _ = _of_hub(file, role, pinned_model)
+    name, file_name = str(section_of(file, role).model), contents.TOKENIZER
+    return file.once(("tokenizer", name, commit), lambda: hub_folder(name, commit, file=file_name))
+
+
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
     """The kept layers, of a teacher of `layers`, in the student_config.json of a student that exists."""
     with errors_at(file, ("student", "model")):
@@ -168,7 +207,7 @@ def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
     """The name of a model that exists, and its revision: the lock's, else the spec's."""
     section = section_of(file, role)
     assert section.model is not None
-    name = path_text(file, (role, "model"), section.model)
+    name = path_text(file, (*place_of(role), "model"), section.model)
     locked = None if file.pins.only_offline else file.pins.models.get(request(name, section.revision))
     return name, locked or section.revision
 
@@ -187,10 +226,13 @@ def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> 
             return file.once(("hub", ask, name, locked), lambda: ask(name, locked))
     except BoomspecError as error:
         # A folder that does not exist looks like a name of the hub.
-        meant, hint = places.similar_folder(resolve_path(file, (role, "model"), str(written.model))), error.hint
+        meant, hint = (
+            places.similar_folder(resolve_path(file, (*place_of(role), "model"), str(written.model))),
+            error.hint,
+        )
         if meant is not None and meant not in (hint or ""):
             hint = f"{meant} Else {hint}" if hint else meant
-        raise file.error_at((role, "model"), error.message, hint) from error
+        raise file.error_at((*place_of(role), "model"), error.message, hint) from error
 
 
 def code_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
@@ -207,8 +249,8 @@ def code_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
     return []
 
 
-def _trust_place(file: SpecFile, role: Role) -> tuple[str, str]:
-    return (role, "trust_remote_code" if section_of(file, role).trust_remote_code else "model")
+def _trust_place(file: SpecFile, role: Role) -> Location:
+    return (*place_of(role), "trust_remote_code" if section_of(file, role).trust_remote_code else "model")
 
 
 def _check_trusted(folder: Path, name: str) -> None:

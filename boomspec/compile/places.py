@@ -44,6 +44,9 @@ def variable_problems(file: SpecFile) -> Iterator[Problem]:
         ("student", "model"): spec.student.model,
         ("execution", "store"): spec.execution.store,
     }
+    if spec.distill is not None and spec.distill.teachers is not None:
+        others = enumerate(spec.distill.teachers.others)
+        paths |= {("distill", "teachers", "others", i, "model"): other.model for i, other in others}
     if spec.data is not None:
         paths |= {("data", "files", i): name for i, name in enumerate(spec.data.files or ())}
         held_out = spec.data.held_out.files if spec.data.held_out is not None else None

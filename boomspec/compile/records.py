@@ -47,10 +47,11 @@ def tokenize(resolved: ResolvedSpec) -> tasks.Tokenize:
     )
 
 
-def pretrain(resolved: ResolvedSpec) -> tasks.Pretrain:
+def pretrain(resolved: ResolvedSpec, *, seed: int | None = None) -> tasks.Pretrain:
+    """`seed`: where it is not that of the spec."""
     spec, section = resolved.spec, resolved.spec.teacher.pretrain
     assert section is not None
-    steps = recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length)
+    steps = recipe(section, seed=spec.seed if seed is None else seed, sequence_length=resolved.data.sequence_length)
     return tasks.Pretrain(architecture=architecture(section), recipe=steps, determinism=_determinism(spec))
 
 
@@ -103,7 +104,15 @@ def distill(
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(spec),
         teacher_outputs=_stored(section),
+        others=_others(section),
     )
+
+
+def _others(section: DistillSpec) -> tasks.OtherTeachers | None:
+    if (teachers := section.teachers) is None:
+        return None
+    weights = tuple(other.weight for other in teachers.others)
+    return tasks.OtherTeachers(weights=weights, combine=teachers.combine)
 
 
 def _stored(section: DistillSpec) -> tasks.TopTokens | tasks.Samples | None:

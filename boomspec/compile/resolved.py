@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from boomspec.compile.family import ResolvedFamily
+from boomspec.compile.model_sources import other_role
 from boomspec.core.graph import Source
 from boomspec.core.identity import digest
 from boomspec.core.layers import ORDERS, TEACHER, Layer, blocks, family_of_sets, patchable, prefixes
@@ -218,7 +219,9 @@ def _layers(spec: Spec, family: ResolvedFamily) -> tuple[dict[str, Any], dict[st
 
 def _read(spec: Spec, sources: Iterable[Source]) -> dict[str, Any]:
     """What the spec reads, by what it is for, as it fits a page."""
-    models = iter(["teacher", "student"] if spec.teacher.model is not None else ["student"])
+    others = spec.distill.teachers.others if spec.distill is not None and spec.distill.teachers is not None else ()
+    also = [other_role(number) for number, other in enumerate(others) if other.model is not None]
+    models = iter(["teacher", *also, "student"] if spec.teacher.model is not None else ["student"])
     read: dict[str, Any] = {}
     for source in sources:
         short = {key: value for key, value in source.identity.items() if value is not None}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from boomspec.compile.model_sources import model_folder
+from boomspec.compile.model_sources import model_folder, roles
 from boomspec.compile.text_sources import HELD_OUT_FILES, data_files
 from boomspec.core.errors import BoomspecError
 from boomspec.diff.compared import compared
@@ -111,7 +111,7 @@ def _side(named: str, file: str, path: Path) -> ComparedInput:
 def _reads(file: SpecFile) -> int:
     """Bytes on this machine whose digests a compilation needs."""
     try:
-        folders = [folder for role in ("teacher", "student") if (folder := model_folder(file, role))]
+        folders = [folder for role in roles(file) if (folder := model_folder(file, role))]
         models = [path for folder in folders for path in folder.iterdir()]
         read = [*data_files(file), *data_files(file, HELD_OUT_FILES), *models]
         return sum(path.stat().st_size for path in read if path.is_file())

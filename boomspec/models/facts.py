@@ -67,6 +67,12 @@ class ModelFacts:
         """The matrix in front of the stack that has a row for each token."""
         return _token_embedding(self.embedding, self.config)
 
+    @property
+    def logits(self) -> int:
+        """How many it has: the rows of its head, which may be more than its tokenizer has tokens."""
+        projections = [tensor for tensor in self.head if len(tensor.shape) == 2] or [self.token_embedding]
+        return projections[-1].shape[0]
+
     @cached_property
     def untied_head(self) -> tuple[TensorEntry, ...]:
         """The whole head; of a tied model, the one that it has when untied: with a copy of the embedding."""

@@ -18,6 +18,7 @@ from boomspec.models.families import row_of
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
+TOKENIZER = "tokenizer.json"  # of the tokenizers library
 CONTEXT = "config"  # of a tokenizer's identity: see `tokenizer_context`
 CHAT_TEMPLATES = "additional_chat_templates"  # a folder
 STUDENT_CONFIG = "student_config.json"  # see `read_student_mapping`

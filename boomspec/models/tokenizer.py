@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.folder import read_object
+from boomspec.models.folder import TOKENIZER, read_object
 
 # A vocabulary of a quarter of a million entries, with its merges, takes a second to parse: only what is asked is read.
 _VOCABULARY = re.compile(rb'"vocab"\s*:\s*\{')
@@ -63,6 +63,21 @@ def _of_tokenizer_json(data: bytes) -> tuple[int, Iterable[Mapping[str, Any]]]:
         rest = data[place.end() : place.end() + (1 << 22)].decode("utf-8", errors="replace")
         added, _ = json.JSONDecoder().raw_decode(rest)
     return max(ids, default=-1), added
+
+
+def vocabulary(folder: Path) -> dict[str, int]:
+    """The id of every token of a tokenizer.json, added ones included. Raises BoomspecError where there is none."""
+    path = folder / TOKENIZER
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        entries = whole["model"]["vocab"]
+        found = dict(entries) if isinstance(entries, dict) else {piece: i for i, (piece, *_) in enumerate(entries)}
+        return found | {str(token["content"]): int(token["id"]) for token in whole.get("added_tokens", ())}
+    except FileNotFoundError as error:
+        hint = "save one there: tokenizer.save_pretrained(folder)"
+        raise BoomspecError(f"{folder} holds no {TOKENIZER}: its vocabulary cannot be compared", hint=hint) from error
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise BoomspecError(f"{path}: not a tokenizer of the tokenizers library: {error}") from error
 
 
 # Classes that take the post-processor of tokenizer.json as it is; a test holds each of them against transformers.

@@ -58,7 +58,8 @@ class Side:
                     kind, identity = self.sources[needed]
                     if kind == "model":
                         plain = {key: value for key, value in identity.items() if value is not None}
-                        kind = "student" if self.meaning["sources"].get("student") == plain else "teacher"
+                        named = self.meaning["sources"].items()
+                        kind = next((role for role, identity in named if identity == plain), "teacher")
                     found.add(("sources", "data" if kind in ("text", "hub_dataset") else kind))
                 elif indirect and needed in self.by_id and needed not in seen:
                     waiting.append(needed)

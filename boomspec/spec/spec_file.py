@@ -97,6 +97,15 @@ class Spec(Strict):
             raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
         if self.student.model is not None and self.distill is not None:
             raise FieldError("a student that exists is not distilled: remove this, or student.model", at=("distill",))
+        for i, other in enumerate(self.distill.teachers.others if self.distill and self.distill.teachers else ()):
+            place = ("distill", "teachers", "others", i)
+            if other.seed is not None and self.teacher.pretrain is None:
+                raise FieldError("goes with teacher.pretrain, which is trained once more", at=(*place, "seed"))
+            if other.seed is not None and other.seed == self.seed:
+                raise FieldError("it is the seed of the spec: this is the teacher itself", at=(*place, "seed"))
+            if other.model is not None and self.teacher.pretrain is not None:
+                message, hint = "the tokenizer is learned from the text here: no other model has it", "give a seed"
+                raise FieldError(message, at=(*place, "model"), hint=hint)
         if self.distill is not None and self.distill.teacher_outputs is not None:
             if self.execution.distill.teacher == "sharded":
                 message = "no teacher is run: distill.teacher_outputs are read"

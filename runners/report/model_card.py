@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 import boomspec
 from boomspec.core.graph import Source, TaskGraph
 from boomspec.core.sizes import Lineage, Member, compact_plan
-from boomspec.core.tasks import Dequantize, Report
+from boomspec.core.tasks import Dequantize, Distill, Report
 from boomspec.models.facts import read_config, read_facts, total_bytes, total_parameters
 from boomspec.models.trust import foreign_code
 from boomspec.store import Store
@@ -52,7 +52,7 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
         auto_class="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
         name=name,
         code=foreign_code(graph),
-        facts=_facts(member, lineage, folder, base),
+        facts=[*_facts(member, lineage, folder, base), *_other_teachers(graph, lineage.student)],
         untied=lineage.members[-1].tied and not member.tied,
         lineage=lineage,
         teacher=teacher,
@@ -89,6 +89,23 @@ def _source(graph: TaskGraph, model: str) -> Source | None:
     if node is not None and isinstance(node.task.record, Dequantize):
         return graph.sources[node.task.inputs["model"]]
     return graph.sources.get(model)
+
+
+def _other_teachers(graph: TaskGraph, student: str) -> list[tuple[str, str]]:
+    """The teachers beside the own one, with their weights and licences."""
+    node = graph.nodes.get(student)
+    if node is None or not isinstance(record := node.task.record, Distill) or record.others is None:
+        return []
+    found = []
+    for role, weight in zip(record.others.roles, record.others.weights, strict=True):
+        source = _source(graph, node.task.inputs[role])
+        if source is None:
+            found.append((f"{role} (weight {weight:g})", "pretrained by this experiment with another seed"))
+        else:
+            card = _base_metadata(source)
+            licence = card.get("license", "not found in its card")
+            found.append((f"{role} (weight {weight:g})", f"`{card['base_model']}`, licence {licence}"))
+    return found
 
 
 def _base_metadata(source: Source) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from boomspec.core.json_text import computed_json
 from boomspec.core.layers import TEACHER, teacher_layers
 from boomspec.core.losses import Losses
 from boomspec.core.losses.hidden_cosine import cosine
-from boomspec.core.tasks import Distill, Faithful, Precision
+from boomspec.core.tasks import Distill, Faithful, OtherTeachers, Precision
 from boomspec.core.work_sizes import SIMILARITY_WINDOWS
 from boomspec.models.facts import read_facts
 from boomspec.models.folder import STUDENT_CONFIG
@@ -56,6 +57,7 @@ from runners.training.on_policy import StudentText
 from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
+from runners.training.teachers import ONE_TEACHER, Teachers
 from runners.training.weighting import weighting
 
 SIMILARITY = "similarity.json"
@@ -90,10 +92,22 @@ def run_together(contexts: Sequence[Context[Distill]]) -> Iterator[tuple[int, Bo
 
 def load_teachers(context: Context[Distill], place: torch.device | None = None) -> list[PreTrainedModel]:
     """The models that are run beside the student, the family's own teacher first; none where outputs are stored."""
-    if context.record.teacher_outputs is not None:
+    record = context.record
+    if record.teacher_outputs is not None:
         return []
-    dtype = frozen_dtype(context.record.recipe.precision)
-    return [load_frozen(model_folder(context.inputs["teacher"]), dtype=dtype, place=place, code=context.code)]
+    options: dict[str, Any] = {"dtype": frozen_dtype(record.recipe.precision), "place": place, "code": context.code}
+    roles = ("teacher", *(record.others.roles if record.others is not None else ()))
+    teachers = [load_frozen(model_folder(context.inputs[role]), **options) for role in roles]
+    sizes = [LMHead(teacher).vocabulary for teacher in teachers]
+    if len(set(sizes)) > 1:
+        listed = ", ".join(f"{role} {size}" for role, size in zip(roles, sizes, strict=True))
+        raise BoomspecError(f"the teachers have different numbers of logits: {listed}")
+    return teachers
+
+
+def weights_of(others: OtherTeachers | None) -> Teachers:
+    """The weights of all teachers, and what becomes of their distributions."""
+    return ONE_TEACHER if others is None else Teachers((1 - sum(others.weights), *others.weights), others.combine)
 
 
 def stored_outputs(context: Context[Distill]) -> TargetsOf | None:
@@ -149,7 +163,8 @@ def _distill(
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
     shared = targets_of or stored_outputs(context)
     terms = record.losses, record.kept
-    loss = distillation_loss(student, teachers, *terms, everywhere=everywhere, shared=shared, parameters=beside)
+    options_of_loss: dict[str, Any] = {"everywhere": everywhere, "shared": shared, "parameters": beside}
+    loss = distillation_loss(student, teachers, *terms, combined=weights_of(record.others), **options_of_loss)
     written = None
     if record.on_policy is not None:
         ends = Ends(stream.eos, stream.prefix, stream.vocabulary)
@@ -229,6 +244,7 @@ def distillation_loss(
     *,
     everywhere: int = 0,
     shared: TargetsOf | None = None,
+    combined: Teachers = ONE_TEACHER,
     parameters: LossParameters | None = None,
 ) -> MicroLoss:
     """The loss of one micro batch.
@@ -242,7 +258,7 @@ def distillation_loss(
     aligned = alignment(losses, kept, layers)
     targets_of = shared or teacher_targets(teachers, [aligned])
     heads = [LMHead(teacher) for teacher in teachers]
-    loss_of = student_loss(student, aligned, heads, everywhere, parameters=parameters)
+    loss_of = student_loss(student, aligned, heads, everywhere, combined, parameters)
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, moment: Moment = START) -> TermValues:
         return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT, moment), moment)

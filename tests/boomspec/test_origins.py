@@ -63,6 +63,7 @@ MORE = {  # fields that no edit of the table has
     "distill.assistants": [{"keep": 5, "tokens": 512}],
     "distill.generations": 2,
     "distill.on_policy": {"share": 0.5, "prompt_tokens": 4},
+    "distill.teachers": {"others": [{"seed": 3, "weight": 0.5}]},
     "distill.generated": {"tokens": 1024, "prompt_tokens": 4},
     "determinism.algorithms": "strict",
 }

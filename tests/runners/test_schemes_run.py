@@ -105,3 +105,9 @@ def test_minillm(connected: None, tmp_path: Path) -> None:
     (metrics,) = (tmp_path / "store").glob("distill/*/metrics.jsonl")
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["long_range"] != 0 for row in rows] == [is_on_policy(0, step, 0.5) for step in range(4)]
+
+
+def test_two_teachers(connected: None, tmp_path: Path) -> None:
+    found = made(connected, tmp_path, "two-teachers")
+    assert "pretrain teacher 2" in found["output"]
+    assert "teacher 2" in found["page"]

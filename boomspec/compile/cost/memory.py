@@ -68,12 +68,12 @@ def training(model: ModelCosts, step: TrainingStep, teachers: tuple[ModelCosts, 
     always = {"weights": 4 * model.parameters // cut, "optimizer": 8 * trained // cut}
     if step.beside:
         always["losses"] = 16 * step.beside  # with moments and gradients
-    for teacher in teachers:
+    for number, teacher in enumerate(teachers, start=1):
         held = teacher.parameters
         if step.teacher_shards > 1:  # its layers are cut, two of them are whole at a time
             sizes = [layer.parameters for layer in teacher.layers]
             held += sum(sizes) // step.teacher_shards - sum(sizes) + 2 * max(sizes)
-        always["teacher"] = always.get("teacher", 0) + held * narrow
+        always[f"teacher {number}" if number > 1 else "teacher"] = held * narrow
     if cut > 1:  # parameters and gradients of what is not a layer, and of the layer that computes and the next one
         rest = model.embedding + model.norm + model.own_head
         always["gathered"] = 8 * (rest + 2 * max(layer.parameters for layer in layers))

@@ -163,7 +163,7 @@ class _Prices(Prices):
             flops=recipe.tokens * (each + labelled) + compared,
             memory=memory.training(model, step, run) | ({} if self.on_gpu else {"checkpoint": copies}),
             disk=4 * model.parameters if teacher is None else model.bytes,
-            read=sum(self.models[role].bytes for role in ("teacher", "start") if role in self.models),
+            read=sum(self.models[role].bytes for role in {"teacher", "start", *teachers} if role in self.models),
             tokens=recipe.tokens,
             real_tokens=None if padding else recipe.tokens,
             flops_per_real_token=labelled if padding else 0,

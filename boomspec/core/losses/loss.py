@@ -98,7 +98,7 @@ class Loss(Strict):
 
     def not_from_stored(self, how: Literal["top_k", "samples"]) -> str | None:
         """Why it cannot be computed from stored outputs of the teacher; None where it can."""
-        if not {"teacher_logits", "labels"}.issuperset({*self.reads} - {"logits"}):
+        if not {"teacher_logits", "labels", "t"}.issuperset({*self.reads} - {"logits"}):
             return "they are logits alone, and it reads more of the teacher"
         if "teacher_logits" not in self.reads:
             return None

@@ -22,6 +22,8 @@ from boomspec.core.tasks.record import (
 from boomspec.core.tasks.teacher_outputs import Stored
 from boomspec.core.types import Strict
 
+_HELD = ("weights", "optimizer", "teacher")  # in memory all the time; "teacher 2" and others are, too
+
 
 class Pretrain(Record):
     """Inputs: `tokens`."""
@@ -69,7 +71,7 @@ class OnPolicy(Strict):
             read = sum(length * of.forward(length) + self.new_tokens * of.head() for of in (student, teacher))
             flops += rows * (read + 4 * self.new_tokens * student.head())
         width, batch = 2 if recipe.precision == "bf16" else 4, min(prices.options.micro_batch, recipe.sequences)
-        held = {name: size for name, size in cost.memory.items() if name in ("weights", "optimizer", "teacher")}
+        held = {name: size for name, size in cost.memory.items() if name.startswith(_HELD)}
         writing = held | {
             "cache": batch * length * width * sum(of.cache_elements for of in writers),
             "head": SAMPLED_BYTES * batch * student.vocabulary * len(writers),
@@ -77,6 +79,20 @@ class OnPolicy(Strict):
         memory = max(cost.memory, writing, key=lambda moment: sum(moment.values()))
         tokens = round(cost.tokens * kept)
         return replace(cost, flops=flops, memory=memory, tokens=tokens, real_tokens=tokens)
+
+
+class OtherTeachers(Strict):
+    """Teachers beside the family's own, which has the weight that theirs leave of 1 (`runners/training/teachers.py`).
+
+    Inputs: `teacher 2`, `teacher 3`, ...
+    """
+
+    weights: tuple[float, ...]
+    combine: Literal["losses", "mixture"]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(f"teacher {number}" for number in range(2, 2 + len(self.weights)))
 
 
 class Distill(Record):
@@ -102,6 +118,7 @@ class Distill(Record):
     on_policy: OnPolicy | None = None
     faithful: Faithful | None = None
     determinism: Determinism | None = None
+    others: OtherTeachers | None = None
     teacher_outputs: Stored | None = None  # what is stored of the teacher's outputs, which is not run then
 
     @property
@@ -114,7 +131,7 @@ class Distill(Record):
         return LayerPlanShape(teacher_layers(self.begins), teacher=role)
 
     def cost(self, prices: Prices) -> Cost:
-        runs = ("teacher",) if self.teacher_outputs is None else ()
+        runs = ("teacher", *(self.others.roles if self.others else ())) if self.teacher_outputs is None else ()
         settings = self.recipe, self.losses, self.faithful
         frozen, balanced = not self.train_embedding, self.balance is not None
         cost = prices.training(*settings, frozen=frozen, balanced=balanced, teachers=runs)

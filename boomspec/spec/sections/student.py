@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag
 from boomspec.core.layers import KeepRule
 from boomspec.core.types import Strict
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
-from boomspec.spec.sections.teacher import Revision, TrustRemoteCode
+from boomspec.spec.sections.models import Revision, TrustRemoteCode
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
 

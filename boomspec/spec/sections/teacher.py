@@ -1,21 +1,13 @@
 """The section `teacher`: a model that exists, or a small one that the experiment pretrains."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from boomspec.core.types import Bytes, Number, Strict, about
+from boomspec.spec.sections.models import Revision, TrustRemoteCode
 from boomspec.spec.sections.training import Training
 from boomspec.spec.validate import FieldError, goes_with, only_one
-
-Revision = Annotated[str | None, about("Branch, tag or commit on the hub. Default: main.", ["main", "906bfd4"])]
-TrustRemoteCode = Annotated[
-    bool,
-    about(
-        "Run the Python code that the model brings along: what auto_map in its config.json and "
-        "tokenizer_config.json names. Default: transformers' own classes alone."
-    ),
-]
 
 
 class TokenizerSpec(Strict):

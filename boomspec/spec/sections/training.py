@@ -8,6 +8,7 @@ from boomspec.core.losses import LOSSES, Losses, StateLoss, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.tasks.record import Balance
 from boomspec.core.types import Count, Number, ShareField, Strict, about
+from boomspec.spec.sections.models import TeachersSpec
 from boomspec.spec.sections.schemes import Assistants, GeneratedSpec, OnPolicySpec
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
@@ -138,6 +139,9 @@ class DistillSpec(Training):
     before (arXiv 1805.04770); the last is the student. Default: 1."""
     balance: Balance | None = Field(None, examples=["start"])
     """Divide each term by its own size, at step 0 or a running mean; weights, 1 by default, are then shares."""
+    teachers: TeachersSpec | None = Field(None, examples=[{"others": [{"model": "gpt2-large", "weight": 0.3}]}])
+    """Teachers beside the family's own, for losses that read the teacher's logits; hidden states are the own one's.
+    Default: none."""
     teacher_outputs: TeacherOutputsSpec | None = Field(None, examples=[{"top_k": 64}, {"samples": 12}])
     """What is stored of the teacher's outputs, for students that never run it. Default: the teacher is run beside
     its student."""
@@ -162,6 +166,12 @@ class DistillSpec(Training):
             raise FieldError(
                 "the teacher writes whole sequences: there is no document to pad", at=("faithful", "padding")
             )
+        if self.teachers is not None and not self.losses.reading("teacher_logits"):
+            hint = "give a loss such as kl, or remove teachers"
+            raise FieldError("no loss reads the logits of teachers", at=("teachers",), hint=hint)
+        if self.teachers is not None and self.teacher_outputs is not None:
+            hint = "run the teachers beside the student, or store the outputs of one"
+            raise FieldError("outputs are stored of one teacher", at=("teachers",), hint=hint)
         if self.teacher_outputs is not None:
             self._check_stored(self.teacher_outputs)
         if self.blockwise is not None:
