@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from boomspec.core.losses import KL, CrossEntropy, Losses
+from boomspec.core.losses import LOSSES as LOSSES_OF_THE_FIELD
 from runners.training.head import head_loss, logits_by_chunks
 from runners.training.losses import NO_LABEL
 from runners.training.stored_outputs import SampledTokens, StoredOutputs, TopTokens
@@ -160,3 +161,36 @@ def test_several_teachers_are_their_weighted_losses_or_their_mixture(
     (0.7 * likelihood[has_label].sum() / COUNT + 0.3 * expected).backward()
     assert float(ours[0]["kl"]) == pytest.approx(float(expected.detach()), rel=1e-5)
     near(ours[1], [hidden.grad, weight.grad], 1e-5)
+
+
+OVER_BINS = [kind for kind, loss in LOSSES_OF_THE_FIELD.items() if loss.over_bins]
+
+
+@pytest.mark.parametrize("kind", OVER_BINS)
+def test_every_divergence_over_bins_is_that_of_the_teacher_where_all_are_stored(kind: str) -> None:
+    teacher, of_teacher = made_head(2), states(4) / 4
+    losses = Losses(**{kind: LOSSES_OF_THE_FIELD[kind](weight=1.0)})
+    online = found(losses, None, teacher_hidden_BTD=of_teacher, teacher_head=teacher)
+    stored = found(losses, top(log_p_of(teacher, of_teacher), VOCABULARY))
+    assert float(stored[0][kind]) == pytest.approx(float(online[0][kind]), rel=1e-4)
+    near(stored[1], online[1], 1e-4)
+
+
+def test_several_losses_of_several_teachers_are_those_of_each_teacher_weighted() -> None:
+    """Losses that share softmaxes do not spoil them for the next teacher."""
+    kinds = [kind for kind, loss in LOSSES_OF_THE_FIELD.items() if loss.over_bins]
+    losses = Losses(**{kind: LOSSES_OF_THE_FIELD[kind](weight=1.0) for kind in kinds})
+    heads, hidden, weights = [made_head(2), made_head(5)], [states(4), states(7)], (0.6, 0.4)
+    both = found(losses, None, teacher_hidden_BTD=hidden, teacher_head=heads, teachers=Teachers(weights))
+    each = [
+        found(losses, None, teacher_hidden_BTD=states_BTD, teacher_head=head)
+        for head, states_BTD in zip(heads, hidden, strict=True)
+    ]
+    for kind in kinds:
+        expected = sum(w * float(values[kind]) for w, (values, _) in zip(weights, each, strict=True))
+        assert float(both[0][kind]) == pytest.approx(expected, rel=1e-5)
+    near(
+        both[1],
+        [sum(w * g for w, g in zip(weights, of, strict=True)) for of in zip(*(g for _, g in each), strict=True)],
+        1e-5,
+    )
