@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from boomspec.compile.assistants import assistants
 from boomspec.compile.family import ResolvedFamily, check_teacher, kept_layers, patched_sets, resolve_family
 from boomspec.compile.loss_checks import check_losses, check_outputs
 from boomspec.compile.model_sources import (
@@ -20,7 +21,6 @@ from boomspec.compile.model_sources import (
 )
 from boomspec.compile.places import is_folder, path_text, resolve_path, variable_problems
 from boomspec.compile.resolved import complete
-from boomspec.compile.schemes import assistants
 from boomspec.compile.text_sources import text_problems
 from boomspec.compile.trainings import training_problems
 from boomspec.core.errors import Problem
