@@ -23,7 +23,7 @@ BEYOND = {
     "two-teachers", "unknown-task", "no-such-file",
     "data-set-without-end", "warmup-longer-than-training", "variable-not-set",
     "extends-in-a-circle", "extends-missing-file", "extends-removes",
-    "sweep-of-layers", "sweep-too-large", "variant-of-layers", "variant-sets-what-is-swept",
+    "sweep-of-layers", "sweep-too-large", "variant-of-layers", "variant-sets-what-is-swept", "weight-course",
 }  # fmt: skip
 
 
