@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from boomspec.compile.assistants import assistants
-from boomspec.compile.family import ResolvedFamily, check_teacher, kept_layers, patched_sets, resolve_family
+from boomspec.compile.family import (
+    ResolvedFamily,
+    check_teacher,
+    kept_layers,
+    patched_sets,
+    resolve_family,
+    trained_plans,
+)
 from boomspec.compile.loss_checks import check_losses, check_outputs
 from boomspec.compile.model_sources import (
     code_problems,
@@ -68,6 +75,8 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
         return None
     kept = kept_layers(file, facts)
     check_losses(file, facts, len(kept))
+    if file.spec.distill is not None and file.spec.distill.patch_aware is not None:
+        trained_plans(file, kept, facts.count)
     check_outputs(file, facts)
     sets = patched_sets(file, kept, facts.count)
     family = resolve_family(file, facts, kept, sets or tuple(prefixes(patchable(kept, facts.count)[::-1])))

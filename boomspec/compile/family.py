@@ -69,9 +69,7 @@ def resolve_family(
         with errors_at(file, ("student", "keep"), "the student: "):
             config = plan_config({TEACHER: facts}, layers.teacher_layers(kept), tied=facts.tied, base=TEACHER)
         smaller = replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
-    reference: Literal["first", "last"] | None = None
-    if file.spec.interpolate.singletons == "reference":
-        reference = "first" if file.spec.interpolate.order == "first_to_last" else "last"
+    reference = reference_of(file)
     own = smaller.tensors(range(smaller.count), tied=smaller.tied)  # the student itself is not assembled
     student = Member(0, layers.student_layers(len(kept)), *size_of(own), smaller.tied)
     owners: dict[Owner, ModelFacts] = {TEACHER: facts, STUDENT: smaller}
@@ -190,6 +188,30 @@ def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None
             place = (*place, item)
         raise file.error_at(place, complaint, hint)
     return kept
+
+
+def reference_of(file: SpecFile) -> Literal["first", "last"] | None:
+    """From which end the published rule lets a family grow; None where another rule says whose singletons are."""
+    if file.spec.interpolate.singletons != "reference":
+        return None
+    return "first" if file.spec.interpolate.order == "first_to_last" else "last"
+
+
+def trained_plans(file: SpecFile, kept: tuple[int, ...], count: int) -> tuple[LayerPlan, ...] | None:
+    """The sizes that a patch-aware training draws from; None: any blocks. Raises SpecError where there are none."""
+    assert file.spec.distill is not None
+    section, place = file.spec.distill.patch_aware, ("distill", "patch_aware")
+    assert section is not None
+    if len(layers.patchable(kept, count)) < 2:
+        raise file.error_at(place, "there is no size between student and teacher")
+    if section.models == "any":
+        return None
+    sets = patched_sets(file, kept, count)
+    if sets is None:
+        message = "the sizes of the family are not known before the patch order is found"
+        raise file.error_at(place, message, "name an order, or train for any blocks: models: any")
+    plans = layers.family_of_sets(kept, count, sets, reference=reference_of(file))
+    return tuple(plan for plan in plans if len({layer.owner for layer in plan}) == 2)
 
 
 def patched_sets(file: SpecFile, kept: tuple[int, ...], count: int) -> Sets | None:

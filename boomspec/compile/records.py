@@ -85,9 +85,11 @@ def distill(
     initial: Initial = "teacher",
     tokens: int | None = None,
     losses: Losses | None = None,
+    patched: tasks.Patched | None = None,
 ) -> tasks.Distill:
     """`tokens`, `losses`: of the training, where they are not those of the section. One with losses of its own, as a
-    published baseline has, trains on the text alone, and has no balance.
+    published baseline has, trains on the text alone, and has no balance. `patched`: models that it
+    trains, too.
     """
     spec, section = resolved.spec, resolved.spec.distill
     assert section is not None
@@ -103,6 +105,7 @@ def distill(
         on_policy=_on_policy(section.on_policy, resolved.data.sequence_length) if losses is None else None,
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(spec),
+        patched=patched,
         teacher_outputs=_stored(section),
         others=_others(section),
     )

@@ -14,8 +14,9 @@ from boomspec.compile.assistants import assistants
 from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
 from boomspec.compile.distillations import add_distillation
-from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family
+from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family, trained_plans
 from boomspec.compile.interpolation import add_size
+from boomspec.core.tasks import Patched
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.spec_file import SpecFile
 
@@ -107,6 +108,10 @@ def _train(
     if teacher.model != build.teacher:
         own, start = tuple(teacher.layers.index(layer) for layer in layers), layers
         inputs["start"] = build.teacher
-    record = records.distill(build.resolved, own, start=start, initial=initial, tokens=tokens)
+    section, patched = build.resolved.spec.distill, None
+    if section is not None and section.patch_aware is not None:  # then no other model comes between
+        plans = trained_plans(build.file, layers, teacher.layers[-1] + 1)
+        patched = Patched(share=section.patch_aware.share, plans=plans)
+    record = records.distill(build.resolved, own, start=start, initial=initial, tokens=tokens, patched=patched)
     task = build.trainings[label] = add_distillation(build, f"distill {label}", record, inputs)
     return task

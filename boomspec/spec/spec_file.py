@@ -131,6 +131,13 @@ class Spec(Strict):
                 raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
         if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
             raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
+        if self.distill is not None and self.distill.patch_aware is not None:
+            options = self.execution.distill
+            refused = {"parallel": options.parallel == "fsdp", "teacher": options.teacher == "sharded"}
+            refused["compile"] = options.compile
+            if wrong := next((name for name, found in refused.items() if found), None):
+                message = "not with distill.patch_aware: its models share the layers of student and teacher, whole"
+                raise FieldError(message, at=("execution", "distill", wrong))
         if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
             message = "a tokenizer that is trained here has no token for the beginning of a sequence"
             raise FieldError(message, hint="its documents begin after its end-of-text", at=("data", "bos"))

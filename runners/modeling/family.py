@@ -1,20 +1,11 @@
-"""Make models of any size from one teacher and one student in memory, sharing their weights.
+"""Make models of any size from one teacher and one student in memory, sharing their weights (see `rewired`)."""
 
-A member is a model of the teacher's own class, built from its own config as transformers would build it from an
-assembled folder, whose parameters ARE those of teacher and student (`boomspec.models.fit.tensors_of_plan` says whose):
-no weight is copied. Its modules are its own, so a layer knows its place (`layer_idx`, and with it the KV cache) in
-every member that it is part of.
-"""
-
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from transformers import PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
@@ -24,9 +15,8 @@ from boomspec.core.sizes import Lineage, Member
 from boomspec.models import trust
 from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.store import Store
-from runners.modeling.hidden_states import decoder_layers
-from runners.modeling.model_config import config_object, plan_config
 from runners.modeling.models import Code, built_folder, lineage_of, load, owner_folders, stored_dtype
+from runners.modeling.rewired import rewired
 
 Dtype = torch.dtype | str | None  # None: the one that the weights are stored in
 
@@ -73,43 +63,7 @@ class Family:
         return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and first == last))
 
     def _rewired(self, plan: LayerPlan, *, tied: bool) -> PreTrainedModel:
-        config = config_object(type(self.teacher.config), plan_config(self.facts, plan, tied=tied, base=TEACHER))
-        like: Any = self.teacher
-        with init_empty_weights(include_buffers=False):  # what is computed from its config is there
-            attention = like.config._attn_implementation
-            member = type(like)._from_config(config, dtype=like.dtype, attn_implementation=attention)
-        owned = {TEACHER: self.teacher.state_dict(keep_vars=True), STUDENT: self.student.state_dict(keep_vars=True)}
-        layers = decoder_layers(member)
-        stack = next(name for name, module in member.named_modules() if module is layers)
-        for name, tensor in member.state_dict().items():
-            owner, source = self._origin(name, tensor, stack, member.base_model_prefix, plan)
-            if (shared := owned[owner].get(source)) is None:
-                raise BoomspecError(f"the model of this plan needs '{name}', but its owner has no '{source}'")
-            if tensor.shape != shared.shape:
-                shapes = f"should have shape {tuple(tensor.shape)}, its owner's has {tuple(shared.shape)}"
-                raise BoomspecError(f"'{name}' {shapes}")
-            path, _, leaf = name.rpartition(".")
-            setattr(member.get_submodule(path), leaf, shared)  # the tensor itself, not its values
-        if tied:
-            member.tie_weights()
-        member.generation_config = copy.deepcopy(self.teacher.generation_config)
-        # What is left to move are the buffers that are not stored, such as rotary frequencies.
-        moved: PreTrainedModel = member.to(self.teacher.device).train(self.teacher.training)
-        return moved
-
-    def _origin(self, name: str, tensor: torch.Tensor, stack: str, base: str, plan: LayerPlan) -> tuple[Owner, str]:
-        """Whose tensor `name` of a member is, and what its owner calls it."""
-        if name.startswith(f"{stack}."):
-            index, _, rest = name.removeprefix(f"{stack}.").partition(".")
-            layer = plan[int(index)]
-            return layer.owner, f"{stack}.{layer.index}.{rest}"
-        first, last = ends_of(plan)
-        for entries, owner in ((self.facts[TEACHER].norm, last), (self.facts[TEACHER].embedding, first)):
-            if any(entry.name == name for entry in entries):
-                return owner, name
-        # The rule of `boomspec.models.facts`: of what stands beside the layers, all but bare vectors is embedding.
-        in_front = name.startswith(f"{base}.") and (tensor.ndim > 1 or "embed" in name.lower())
-        return first if in_front else last, name
+        return rewired({TEACHER: self.teacher, STUDENT: self.student}, self.facts, plan, tied=tied)
 
 
 def load_family(graph: TaskGraph, store: Store, *, dtype: Dtype = None) -> Family:

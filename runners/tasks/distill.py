@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import computed_json
-from boomspec.core.layers import TEACHER, teacher_layers
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, teacher_layers
 from boomspec.core.losses import Losses
 from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import Distill, Faithful, OtherTeachers, Precision
@@ -43,6 +43,7 @@ from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, d
 from runners.training.cohort import SharedTargets, taking_turns
 from runners.training.compiling import check_compiler
 from runners.training.distillation import (
+    StudentLoss,
     TargetsOf,
     TermValues,
     alignment,
@@ -56,6 +57,7 @@ from runners.training.moment import START, Moment
 from runners.training.on_policy import StudentText
 from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
+from runners.training.patched import PatchedModels, in_plan
 from runners.training.process_group import ALONE, ProcessGroup, process_group
 from runners.training.teachers import ONE_TEACHER, Teachers
 from runners.training.weighting import weighting
@@ -163,7 +165,24 @@ def _distill(
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
     shared = targets_of or stored_outputs(context)
     terms = record.losses, record.kept
-    options_of_loss: dict[str, Any] = {"everywhere": everywhere, "shared": shared, "parameters": beside}
+    patched = None
+    if record.patched is not None:
+        family: dict[Owner, PreTrainedModel] = {TEACHER: teachers[0], STUDENT: student}
+        folders: dict[Owner, Path] = {TEACHER: folder, STUDENT: target}
+        patched = PatchedModels(
+            record.patched,
+            record.kept,
+            family,
+            folders,
+            seed=recipe.seed,
+            checkpointing=options.activation_checkpointing,
+        )
+    options_of_loss: dict[str, Any] = {
+        "everywhere": everywhere,
+        "shared": shared,
+        "parameters": beside,
+        "patched": patched,
+    }
     loss = distillation_loss(student, teachers, *terms, combined=weights_of(record.others), **options_of_loss)
     written = None
     if record.on_policy is not None:
@@ -173,6 +192,8 @@ def _distill(
         )
         batch, loss = written.batch, written.loss(loss, record.losses)
     with ExitStack() as compiled:
+        if patched is not None:
+            compiled.callback(patched.close)
         for teacher in teachers:
             compiles = options.compile and shared_teachers is None
             compiled.enter_context(with_checkpointing_or_compile(teacher, compiled=compiles))
@@ -187,6 +208,8 @@ def _distill(
             parallel=parallel,
             described=None if written is None else written.row,
             unlabelled=stream.unlabelled,
+            # A layer that a step does not train has no gradient: to AdamW that is one of zeros, as in every worker.
+            absent_is_zero=patched is not None,
         )
     after = compared()
     trained = parallel.gathered(lambda: load(target, dtype=MASTER_DTYPE, place=_HOST, code=code))
@@ -246,8 +269,9 @@ def distillation_loss(
     shared: TargetsOf | None = None,
     combined: Teachers = ONE_TEACHER,
     parameters: LossParameters | None = None,
+    patched: PatchedModels | None = None,
 ) -> MicroLoss:
-    """The loss of one micro batch.
+    """The loss of one micro batch. `patched`: models that some steps train in the student's place.
 
     `shared`: what the teachers say, to several students, or what was stored of it; None: to this student alone.
     `parameters`: those that the losses train; where none are given, and some are needed, they are as they are at first.
@@ -258,10 +282,18 @@ def distillation_loss(
     aligned = alignment(losses, kept, layers)
     targets_of = shared or teacher_targets(teachers, [aligned])
     heads = [LMHead(teacher) for teacher in teachers]
-    loss_of = student_loss(student, aligned, heads, everywhere, combined, parameters)
+    own = student_loss(student, aligned, heads, everywhere, combined, parameters)
+    of_plan: dict[LayerPlan, StudentLoss] = {}
+
+    def loss_of(step: int) -> StudentLoss:
+        if patched is None or (plan := patched.plan_of(step)) is None:
+            return own
+        if plan not in of_plan:
+            of_plan[plan] = student_loss(patched.model(plan), in_plan(aligned, plan), heads, everywhere, combined)
+        return of_plan[plan]
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, moment: Moment = START) -> TermValues:
-        return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT, moment), moment)
+        return loss_of(moment.step)(inputs_BT, labels_BT, count, targets_of(inputs_BT, moment), moment)
 
     return loss
 

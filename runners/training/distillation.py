@@ -30,6 +30,7 @@ from runners.training.stored_outputs import StoredOutputs
 from runners.training.teachers import ONE_TEACHER, Teachers
 
 TermValues = tuple[Tensor, dict[str, Tensor]]  # the loss, and the values of its terms without their weights
+StudentLoss = Callable[[Tensor, Tensor, int, "Targets", Moment], TermValues]  # see `student_loss`
 TargetsOf = Callable[[Tensor, Moment], "Targets"]  # inputs_BT, where the training stands -> targets
 
 
@@ -103,7 +104,7 @@ def student_loss(
     everywhere: int = 0,
     teachers: Teachers = ONE_TEACHER,
     parameters: LossParameters | None = None,
-) -> Callable[[Tensor, Tensor, int, Targets, Moment], TermValues]:
+) -> StudentLoss:
     """(inputs_BT, labels_BT, labelled positions of the effective batch, targets, moment) -> loss, values of its terms.
 
     `everywhere`: all positions of the effective batch, padding, too, where terms that read no label count them all.

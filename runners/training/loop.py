@@ -65,6 +65,7 @@ def micro_batches(
     parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
     described: Callable[[int], Mapping[str, Any]] | None = None,  # what else the metrics say of a step
     unlabelled: Collection[int] = (),  # tokens that are inputs only, beside those that a batch says
+    absent_is_zero: bool = False,  # no gradient is one of zeros: such a parameter decays, and its moments move it
 ) -> MicroBatches:
     """Train `model` in place (its parameters that require gradients, and those beside it) and write metrics.jsonl.
 
@@ -77,6 +78,7 @@ def micro_batches(
     weighting = weights if isinstance(weights, Weighting) else Weighting(weights, recipe.steps)
     training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled, weighting)
     training.described = described or training.described
+    training.absent_is_zero = absent_is_zero
     training.restore()
     again, compiled = context.training.activation_checkpointing, context.training.compile
     try:
@@ -153,6 +155,7 @@ class _Training:
         peak = device_peak(recipe.precision, determinism, measure=flops > 0)
         self.throughput = Throughput(peak, workers=self.group.size, flops_per_token=flops)
         self.between_steps = True  # False while weights and moments are being changed
+        self.absent_is_zero = False
         self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet
 
     def run(self, batch: Batches, loss: MicroLoss) -> MicroBatches:
@@ -190,6 +193,10 @@ class _Training:
         total, terms = yield from self.accumulate(step, tokens, loss)
         if not math.isfinite(total):
             raise self.not_finite(step, "loss", total, terms)
+        if self.absent_is_zero:
+            for parameter in self.parameters.values():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         # Without clipping this only measures: the gradients are multiplied by 1.
         limit = self.recipe.optimizer.clip or math.inf
         norm = float(self.parallel.full(nn.utils.clip_grad_norm_(self.parameters.values(), limit)))

@@ -283,6 +283,7 @@ EXECUTION = {
     "cores for the tokens": execution("execution.tokenize", {"cpus": 2}, "execution.tokenize.cpus"),
 }
 RESULTS = {
+    "patch-aware training": results("distill.patch_aware", {"share": 0.25}, *STUDENTS),
     "weights fitted at the seams": Edit(
         {"interpolate.seam": {"fit": "refit"}},
         {"interpolate.seam": "results"},

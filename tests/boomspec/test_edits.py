@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from boomspec.compile.compiler import Compiled
 from boomspec.plan.changes import compare, differences
+from boomspec.spec.sections.training import DistillSpec, Training
 from tests.boomspec.edits import COSMETIC, EXECUTION, NONE, RESULTS, TABLE, Edit, Folder
 
 _SHOWS = {"report", "comparison"}
@@ -67,6 +68,12 @@ def test_the_table_is_what_it_says() -> None:
 _AGAINST = {"the order written out", "another mapping"}
 # What comes to the same with the layers that the teacher has, and not with others.
 _AS_DEEP = {"a list as a rule", "a list as a count", "all sizes by name", "a way to choose that comes to the same"}
+# Ways to train a student that exclude others.
+_OF_A_WHOLE = DistillSpec.model_fields.keys() - Training.model_fields.keys() - {"blockwise", "losses"}
+_WITHOUT = {
+    "blockwise": {("distill", name) for name in _OF_A_WHOLE},
+    "patch_aware": {("distill", name) for name in ("assistants", "generations", "on_policy", "teacher_outputs")},
+}
 _FIELDS_ALONE = [name for name, edit in TABLE.items() if not edit.text and edit.files is None]
 
 
@@ -78,6 +85,8 @@ def test_several_edits_at_once_leave_nothing_unexplained(tmp_path_factory, chose
     assume(len(set(places)) == len(places))  # else one edit would undo another
     assume(not any(a.startswith(f"{b}.") for a in places for b in places))
     assume(not set(chosen) >= _AGAINST)
+    sections = {tuple(place.split(".")[:2]) for place in places}
+    assume(not any(("distill", one) in sections and sections & others for one, others in _WITHOUT.items()))
     assume(not (_AS_DEEP & set(chosen) and {"a deeper teacher", "another mapping"} & set(chosen)))
     folder = Folder(tmp_path_factory.mktemp("edits"))
     old, new = folder.compiled(), folder.edited(*edits)

@@ -16,16 +16,16 @@ from boomspec.core.tasks.seam import Seam
 from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, RunDistances, Search
 from boomspec.core.tasks.teacher_outputs import Samples, Stored, TeacherOutputs, TopTokens
 from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer
-from boomspec.core.tasks.training import Distill, OnPolicy, OtherTeachers, Pretrain
+from boomspec.core.tasks.training import Distill, OnPolicy, OtherTeachers, Patched, Pretrain
 from boomspec.core.types import kinds_in
 
 __all__ = [
     "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BlockStates", "BuiltSize", "Calibration",
     "Cell", "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock",
     "Evaluate", "Faithful", "Generate", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice", "LmEval",
-    "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Precision", "Pretrain", "Recipe",
-    "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search", "Series", "Stored", "Subset",
-    "TeacherOutputs", "Tokenize", "TopTokens", "TrainTokenizer",
+    "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Precision", "Pretrain",
+    "Recipe", "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search", "Series", "Stored",
+    "Subset", "TeacherOutputs", "Tokenize", "TopTokens", "TrainTokenizer",
 ]  # fmt: skip
 
 KINDS = kinds_in(__name__, Record)

@@ -1,10 +1,14 @@
 """The kinds `pretrain` and `distill`: a small Llama is trained as a teacher, or layers of a teacher as a student."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 from typing import Literal
 
-from boomspec.core.layers import teacher_layers
+from boomspec.core.layers import STUDENT, LayerPlan, PlanText, patchable, plan_of, teacher_layers
 from boomspec.core.losses import CrossEntropy, Losses
+from boomspec.core.model_costs import LayerCosts
 from boomspec.core.tasks.generate import SAMPLED_BYTES, Sampling
 from boomspec.core.tasks.record import (
     MADE,
@@ -23,6 +27,7 @@ from boomspec.core.tasks.teacher_outputs import Stored
 from boomspec.core.types import Strict
 
 _HELD = ("weights", "optimizer", "teacher")  # in memory all the time; "teacher 2" and others are, too
+_COUNTED = 1000  # steps whose draws a cost is estimated from
 
 
 class Pretrain(Record):
@@ -95,6 +100,26 @@ class OtherTeachers(Strict):
         return tuple(f"teacher {number}" for number in range(2, 2 + len(self.weights)))
 
 
+class Patched(Strict):
+    """Of `share` of the steps, drawn with the seed, but never the first: a larger model is trained, in which layers of
+    the teacher, which stay what they are, stand in the place of some of the student's.
+    """
+
+    share: float
+    plans: tuple[PlanText, ...] | None = None  # one of them is drawn; None: blocks, each number of them as likely
+
+    def drawn(self, seed: int, step: int, kept: Sequence[int], layers: int) -> LayerPlan | None:
+        """The layer plan of a step; None: the student itself."""
+        numbers = Random(f"{seed} patched {step}")
+        if step == 0 or numbers.random() >= self.share:  # what the terms are at the start is the student's
+            return None
+        if self.plans is not None:
+            return self.plans[numbers.randrange(len(self.plans))]
+        available = patchable(kept, layers)
+        some = numbers.sample(available, numbers.randrange(1, max(2, len(available))))
+        return plan_of(kept, layers, [block in some for block in range(len(kept))])
+
+
 class Distill(Record):
     """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model;
     `outputs` with `teacher_outputs`.
@@ -119,6 +144,7 @@ class Distill(Record):
     faithful: Faithful | None = None
     determinism: Determinism | None = None
     others: OtherTeachers | None = None
+    patched: Patched | None = None
     teacher_outputs: Stored | None = None  # what is stored of the teacher's outputs, which is not run then
 
     @property
@@ -137,10 +163,40 @@ class Distill(Record):
         cost = prices.training(*settings, frozen=frozen, balanced=balanced, teachers=runs)
         if self.on_policy is not None:
             return self.on_policy.cost(cost, self.recipe, prices)
+        if self.patched is not None:
+            cost = self._with_patched(self.patched, cost, prices)
         if self.teacher_outputs is None:
             return cost
         stored = self.teacher_outputs.bytes(prices.models["teacher"].vocabulary)
         return replace(cost, read=cost.read + self.recipe.tokens * stored)
+
+    def _with_patched(self, patched: Patched, cost: Cost, prices: Prices) -> Cost:
+        """The cost with that of the larger models: the mean over the steps, and the largest one's memory."""
+        student, teacher, length = prices.models[MADE], prices.models["teacher"], self.recipe.sequence_length
+        again, steps = prices.options.activation_checkpointing, range(min(_COUNTED, self.recipe.steps))
+        seed = self.recipe.seed
+        drawn = Counter(patched.drawn(seed, step, self.kept, teacher.depth) for step in steps)
+        more, deepest = 0.0, student.depth
+        of_student = sum(_trained(layer, length, again=again) for layer in student.layers)
+        for plan, times in drawn.items():
+            if plan is None:
+                continue
+            first = next(place for place, layer in enumerate(plan) if layer.owner == STUDENT)
+            own = 0
+            for place, layer in enumerate(plan):
+                costs = student.layers[layer.index] if layer.owner == STUDENT else teacher.layers[layer.index]
+                frozen = layer.owner != STUDENT
+                # What is in front of the student's first layer takes no gradient.
+                own += _forward(costs, length) if place < first else _trained(costs, length, again=again, frozen=frozen)
+            more += (own - of_student) * times / len(steps)
+            deepest = max(deepest, len(plan) - first)
+        memory = dict(cost.memory)
+        if "activations" in memory:
+            memory["activations"] = round(memory["activations"] * deepest / student.depth)
+        needed = max(0, cost.model_flops_per_token + round(more))
+        return replace(
+            cost, flops=cost.flops + round(self.recipe.tokens * more), memory=memory, model_flops_per_token=needed
+        )
 
     def counted(self, cost: Cost, text: TextCounts) -> Cost:
         if self.faithful is None or not self.faithful.padding:
@@ -153,3 +209,13 @@ class Distill(Record):
 
     def text_tokens(self) -> int:
         return 0 if self.faithful is not None and self.faithful.padding else self.recipe.tokens
+
+
+def _forward(layer: LayerCosts, length: int) -> int:
+    return 2 * layer.matrices + 4 * length * layer.queries
+
+
+def _trained(layer: LayerCosts, length: int, *, again: bool, frozen: bool = False) -> int:
+    """Operations of a layer for a token, forward and backward; of frozen weights there is no gradient."""
+    backward = (2 if frozen else 4) * layer.matrices + 10 * length * layer.queries
+    return backward + (2 if again else 1) * _forward(layer, length)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from boomspec.core.losses import LOSSES, Losses, StateLoss, usual_losses
+from boomspec.core.losses import LOSSES, Losses, PairLoss, StateLoss, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.tasks.record import Balance
 from boomspec.core.types import Count, Number, ShareField, Strict, about
@@ -81,6 +81,22 @@ class TeacherOutputsSpec(Strict):
         goes_with(self, "samples", "temperature", not_with="top_k")
 
 
+# What losses may read where models are trained that have only some of the student's layers.
+_IN_SIZES = frozenset({
+    "logits", "teacher_logits", "labels", "t", "states", "teacher_states", "inputs", "teacher_inputs",
+})  # fmt: skip
+
+
+class PatchAwareSpec(Strict):
+    """At some steps, drawn with the seed, a larger model is trained than the student: in it layers of the teacher stand
+    in the place of some of the student's, as they will in the sizes between the two. They stay what they are.
+    """
+
+    share: Number = about("Share of the steps.", default=0.5, gt=0, le=1)
+    models: Literal["family", "any"] = "family"
+    """family: one of the sizes between student and teacher is drawn; any: any blocks, each number of them as likely."""
+
+
 def _some_loss(losses: Losses) -> Losses:
     if not losses.terms():
         raise FieldError(f"at least one loss is needed: {', '.join(Losses.model_fields)}")
@@ -142,6 +158,8 @@ class DistillSpec(Training):
     teachers: TeachersSpec | None = Field(None, examples=[{"others": [{"model": "gpt2-large", "weight": 0.3}]}])
     """Teachers beside the family's own, for losses that read the teacher's logits; hidden states are the own one's.
     Default: none."""
+    patch_aware: PatchAwareSpec | None = Field(None, examples=[{"share": 0.5}])
+    """Train the student for the sizes that it will be part of, too. Default: for itself alone."""
     teacher_outputs: TeacherOutputsSpec | None = Field(None, examples=[{"top_k": 64}, {"samples": 12}])
     """What is stored of the teacher's outputs, for students that never run it. Default: the teacher is run beside
     its student."""
@@ -172,10 +190,27 @@ class DistillSpec(Training):
         if self.teachers is not None and self.teacher_outputs is not None:
             hint = "run the teachers beside the student, or store the outputs of one"
             raise FieldError("outputs are stored of one teacher", at=("teachers",), hint=hint)
+        if self.patch_aware is not None:
+            self._check_patched()
         if self.teacher_outputs is not None:
             self._check_stored(self.teacher_outputs)
         if self.blockwise is not None:
             self._check_blocks()
+
+    def _check_patched(self) -> None:
+        for name in ("assistants", "generations", "on_policy", "teacher_outputs"):
+            if getattr(self, name) is not None:
+                message = f"not with {name}: the teacher itself must be run beside the student"
+                raise FieldError(message, at=("patch_aware",))
+        if self.blockwise is not None:
+            raise FieldError("not with blockwise: no model is run as a whole", at=("patch_aware",))
+        if self.balance == "running":
+            message = "not with balance: running, for the models that it trains have terms of other sizes"
+            raise FieldError(message, hint="balance: start", at=("patch_aware",))
+        for kind, term in self.losses.terms().items():
+            if set(term.reads) - _IN_SIZES or (isinstance(term, PairLoss) and term.trained(1)):
+                message = "not with patch_aware: it reads attention, or trains parameters of its own"
+                raise FieldError(message, at=("losses", kind))
 
     def _check_stored(self, outputs: TeacherOutputsSpec) -> None:
         how: Literal["top_k", "samples"] = "top_k" if outputs.samples is None else "samples"
