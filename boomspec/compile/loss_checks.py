@@ -44,12 +44,26 @@ def _problems(file: SpecFile, teacher: ModelFacts, layers: int) -> Iterator[Prob
             if isinstance(term, AttentionLoss):
                 yield from _of_attention(file, (*section, "losses", kind), term, teacher)
         resources = file.spec.execution.of("distill")
-        if all(isinstance(term, AttentionLoss) for term in losses.terms().values()) and _cuts(resources):
+        if _cuts(resources) and (above := _attention_above_all_else(losses, layers)) is not None:
             message = (
-                "with losses on attention alone no gradient passes a layer's output, where a cut layer is made whole"
+                f"the losses read of the student's layer {above} its attention alone: no gradient passes its output, "
+                "where a cut layer is made whole"
             )
             hint = "parallel: ddp, or a loss such as cross_entropy, too"
             yield file.problem(("execution", "distill", "parallel"), message, hint)
+
+
+def _attention_above_all_else(losses: Losses, layers: int) -> int | None:
+    """The topmost layer of which a loss reads anything, where it reads the attention alone."""
+    if losses.reading("logits"):
+        return None
+    top = {"attention": -1, "states": -1}
+    for term in losses.terms().values():
+        if isinstance(term, PairLoss):
+            what = "attention" if isinstance(term, AttentionLoss) else "states"
+            with suppress(ValueError):  # no such layer: a problem of its own
+                top[what] = max(top[what], *term.layers(layers))
+    return top["attention"] if top["attention"] > top["states"] else None
 
 
 def _cuts(resources: object) -> bool:

@@ -12,7 +12,7 @@ from boomspec.core.tasks.record import Optimizer, Recipe, Schedule
 from boomspec.spec.sections.baselines import TRAINED, DroppedRun, LaCoSpec, ShortGPT
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.training import Training
+from boomspec.spec.sections.training import DistillSpec, Training
 from boomspec.spec.spec_file import Spec, SpecFile
 from boomspec.spec.yaml_reader import Location
 
@@ -97,14 +97,20 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
 
 
 def _weight_problems(file: SpecFile, sequence_length: int) -> Iterator[Problem]:
-    if (distill := file.spec.distill) is None:
-        return
-    _, steps = _sequences_and_steps(distill, sequence_length, distill.tokens)
-    for kind, term in distill.losses.terms().items():
-        if isinstance(term.weight, WeightCourse) and term.weight.over.of(steps) > steps:
-            message = f"a course of {term.weight.over.of(steps):,} steps is longer than the training of {steps:,}"
-            hint = "a share such as 50% follows the length of the training"
-            yield file.problem(("distill", "losses", kind, "weight", "over"), message, hint)
+    """Courses of weights that are longer than a training that has them: the section's, its polish's, a baseline's."""
+    for section, place, tokens, length in _trainings(file.spec):
+        if not isinstance(section, DistillSpec):
+            continue
+        _, steps = _sequences_and_steps(section, sequence_length, tokens)
+        polish = ("distill", "blockwise", "polish")
+        owner = polish if length[:-1] == polish else place
+        for kind, term in section.losses.terms().items():
+            if isinstance(term.weight, WeightCourse) and (over := term.weight.over.of(steps)) > steps:
+                where = (*owner, "losses", kind, "weight", "over") if length[:-1] == owner else length
+                course = "a course" if where != length else f"for the weight of {kind} a course"
+                message = f"{course} of {over:,} steps is longer than the training of {steps:,}"
+                hint = "a share such as 50% follows the length of the training"
+                yield file.problem(where, message, hint)
 
 
 def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Location, str, str] | None:

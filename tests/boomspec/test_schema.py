@@ -18,12 +18,14 @@ SPECS = sorted([*(ROOT / "specs").glob("*.yaml"), *(ROOT / "boomspec" / "templat
 BROKEN = ROOT / "tests" / "golden" / "broken"
 # What is wrong in these takes knowing a teacher's layers, counting across fields, or files.
 BEYOND = {
-    "layer-out-of-range", "loss-pairs-layers", "losses-on-attention-alone", "nothing-held-out", "order-misses-a-block",
+    "layer-out-of-range", "loss-pairs-layers", "losses-attention-on-top", "losses-on-attention-alone",
+    "nothing-held-out", "order-misses-a-block",
     "size-below-the-student",
     "two-teachers", "unknown-task", "no-such-file",
     "data-set-without-end", "warmup-longer-than-training", "variable-not-set",
     "extends-in-a-circle", "extends-missing-file", "extends-removes",
     "sweep-of-layers", "sweep-too-large", "variant-of-layers", "variant-sets-what-is-swept", "weight-course",
+    "balance-of-a-signed-loss", "rkd-of-nothing", "weight-course-of-a-baseline", "weight-course-of-a-polish",
 }  # fmt: skip
 
 

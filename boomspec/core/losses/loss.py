@@ -39,6 +39,7 @@ class Loss(Strict):
     unit: ClassVar[str]
     reads: ClassVar[tuple[Read, ...]]
     description: ClassVar[str]  # of its key, for editors
+    signed: ClassVar[bool] = False  # its value may be negative
     usual: ClassVar[bool] = False  # part of a distillation whose spec names no losses
     # For docs/losses.md. p, q: distributions of teacher and student at temperature T; z: logits; y: the label.
     equation: ClassVar[str] = ""

@@ -38,6 +38,10 @@ class RKD(RelationLoss):
     distance: Annotated[Number, Field(ge=0, description="Factor of the distances.")] = 1.0
     angle: Annotated[Number, Field(ge=0, description="Factor of the angles.")] = 2.0
 
+    def model_post_init(self, _: object) -> None:
+        if self.distance == self.angle == 0:
+            raise ValueError("distances and angles both count 0: set the term to null to leave it out")
+
     def formula(self, student_PD: "Tensor", teacher_PD: "Tensor", **trained: "Tensor") -> "Tensor":
         """One number: the factors times the means over P x P distances and P x P x P angles."""
         from torch.nn.functional import smooth_l1_loss

@@ -27,6 +27,7 @@ class VariationalInformation(StateLoss):
     description = "On the likelihood of the teacher's hidden states, given the student's."
     equation, source = "mean (log v + (y - W x)^2 / v) / 2", "arXiv 1904.05835"
     elsewhere = ("variational_information",)
+    signed = True
     working, kept = 3, 3  # W x, the difference, and its quotient
 
     variance: Annotated[Number, Field(gt=_LEAST, description="Of each channel, at first.")] = 5.0

@@ -190,6 +190,11 @@ class DistillSpec(Training):
         if self.teachers is not None and self.teacher_outputs is not None:
             hint = "run the teachers beside the student, or store the outputs of one"
             raise FieldError("outputs are stored of one teacher", at=("teachers",), hint=hint)
+        if self.balance == "running" and (
+            signed := [kind for kind, term in self.losses.terms().items() if term.signed]
+        ):
+            message = f"not with {signed[0]}: it may pass through 0, where no weight makes it as large as the others"
+            raise FieldError(message, hint="balance: start", at=("balance",))
         if self.patch_aware is not None:
             self._check_patched()
         if self.teacher_outputs is not None:
@@ -248,9 +253,6 @@ class DistillSpec(Training):
                 raise FieldError(message, at=("losses", kind))
             if term.pairs is not None:
                 raise FieldError("every block has one pair, its output", at=("losses", kind, "pairs"))
-            if term.trained(1):
-                message = "it trains parameters beside the student, which a block alone has not"
-                raise FieldError(message, at=("losses", kind), hint="give it to blockwise.polish")
             for name in ("embedding", "final_norm"):
                 if name in term.model_fields_set and getattr(term, name):
                     raise FieldError("a block has neither embedding nor final norm", at=("losses", kind, name))
