@@ -12,6 +12,7 @@ from boomspec.compile.distillations import add_distillation
 from boomspec.compile.dropping import contiguous_drop, linear_patch
 from boomspec.compile.family import EvaluatedModel, ResolvedFamily, pruned
 from boomspec.compile.interpolation import add_size
+from boomspec.compile.loss_checks import check_balance
 from boomspec.compile.places import errors_at
 from boomspec.compile.schemes import add_generations, text_of
 from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers
@@ -77,6 +78,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
         starts = [(m, plan, tuple(teacher_indices(m.plan, kept))) for m, plan in zip(smaller, plans, strict=True)]
         for member, plan, start in (found for found in starts if not found[0].is_student):
             name = f"standard_distillation {family.label(member)}"
+            check_balance(build.file, facts, start)
             if spec.distill is not None and spec.distill.blockwise is not None:
                 task = add_blockwise(build, start, name, layers=facts.count)
             else:

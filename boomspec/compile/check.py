@@ -74,7 +74,7 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
     if file.spec.student.keep is None:
         return None
     kept = kept_layers(file, facts)
-    check_losses(file, facts, len(kept))
+    check_losses(file, facts, kept)
     if file.spec.distill is not None and file.spec.distill.patch_aware is not None:
         trained_plans(file, kept, facts.count)
     check_outputs(file, facts)

@@ -10,14 +10,43 @@ from boomspec.core.losses.attention_loss import AttentionLoss
 from boomspec.core.losses.pairs import PROJECTION
 from boomspec.models.facts import ModelFacts
 from boomspec.models.families import OWN_ATTENTION
+from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.yaml_reader import Location
 
 
-def check_losses(file: SpecFile, teacher: ModelFacts, layers: int) -> None:
-    """Raise SpecError where a loss asks for what a student of so many layers, its teacher or the training has not."""
-    if problems := list(_problems(file, teacher, layers)):
+def check_losses(file: SpecFile, teacher: ModelFacts, kept: tuple[int, ...]) -> None:
+    """Raise SpecError where a loss asks for what a student of these layers, its teacher or the training has not."""
+    if problems := [*_problems(file, teacher, len(kept)), *_unbalanced(file, teacher, kept)]:
         raise file.error(*problems)
+
+
+def check_balance(file: SpecFile, teacher: ModelFacts, kept: tuple[int, ...]) -> None:
+    """Raise SpecError where `balance` would divide by a loss that is 0 at step 0, of a student of these layers."""
+    if problems := list(_unbalanced(file, teacher, kept)):
+        raise file.error(*problems)
+
+
+def _unbalanced(file: SpecFile, teacher: ModelFacts, kept: tuple[int, ...]) -> Iterator[Problem]:
+    """Losses on pairs whose places are all equal, as below the first block of more than one layer.
+
+    What is left of them at step 0 is rounding, by which no term can be divided.
+    """
+    distill = file.spec.distill
+    if distill is None or distill.balance is None or distill.assistants is not None:
+        return
+    if isinstance(file.spec.student.keep, KeepChoice):  # not known yet
+        return
+    starts = zip((*kept[1:], teacher.count), range(1, len(kept) + 1), strict=True)
+    equal = next((i for i, (block_end, own_end) in enumerate(starts) if block_end != own_end), len(kept))
+    for kind, term in distill.losses.terms().items():
+        with suppress(ValueError):  # no such layer: a problem of its own
+            if isinstance(term, PairLoss) and max(term.layers(len(kept))) < equal:
+                message = (
+                    f"{kind} is 0 at step 0 for a student of {len(kept)} layers, whose first {equal} are the teacher's "
+                    "first: no weight makes it as large as the others"
+                )
+                yield file.problem(("distill", "losses", kind, "pairs"), message, "higher layers, or no balance")
 
 
 def check_outputs(file: SpecFile, teacher: ModelFacts) -> None:

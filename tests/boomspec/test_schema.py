@@ -25,7 +25,8 @@ BEYOND = {
     "data-set-without-end", "warmup-longer-than-training", "variable-not-set",
     "extends-in-a-circle", "extends-missing-file", "extends-removes",
     "sweep-of-layers", "sweep-too-large", "variant-of-layers", "variant-sets-what-is-swept", "weight-course",
-    "balance-of-a-signed-loss", "rkd-of-nothing", "weight-course-of-a-baseline", "weight-course-of-a-polish",
+    "balance-of-a-signed-loss", "balance-of-equal-states", "rkd-of-nothing", "weight-course-of-a-baseline",
+    "weight-course-of-a-polish",
 }  # fmt: skip
 
 

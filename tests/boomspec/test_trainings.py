@@ -15,8 +15,10 @@ from boomspec.compile.compiler import Compiled, compile_experiments
 from boomspec.core.errors import SpecError
 from boomspec.spec.experiments import load_experiments, load_spec
 from boomspec.spec.spec_file import Pins
+from boomspec.store import FolderStore
 from tests.boomspec.conftest import SPEC, Writer
 from tests.messages import wording
+from tests.runners import small
 
 ROOT = Path(__file__).parents[2]
 LENGTHS = {
@@ -174,3 +176,22 @@ def test_a_teacher_that_is_trained_here_may_have_more_positions_than_its_sequenc
     assert specs.edited(("teacher.pretrain.positions", 32)).graph.id == before.graph.id  # the default
     with pytest.raises(SpecError, match=wording("trainings.positions_less_than_one")):
         specs.edited(("teacher.pretrain.positions", 16))
+
+
+@pytest.mark.parametrize(("order", "refused"), [("first_to_last", True), ("last_to_first", False)])
+def test_no_student_balances_a_loss_on_states_that_are_its_teachers_at_the_start(
+    tmp_path: Path, order: str, refused: bool
+) -> None:
+    """A larger student of standard distillation may have the teacher's first layers, where the family's has not."""
+    losses = {"cross_entropy": {}, "kl": None, "hidden_cosine": {"pairs": [0]}}
+    path = small.write_spec(
+        tmp_path,
+        distill={"losses": losses, "balance": "start"},
+        interpolate={"order": order},
+        baselines=["standard_distillation"],
+    )
+    if not refused:
+        small.compiled(path, FolderStore(tmp_path / "store"))
+        return
+    with pytest.raises(SpecError, match=wording("trainings.is_0_at_step_0", kind="hidden_cosine")):
+        small.compiled(path, FolderStore(tmp_path / "store"))
