@@ -50,6 +50,11 @@ class Ends:
         """What a text that nobody has begun begins with."""
         return self.prefix or (self.eos,)
 
+    @property
+    def unlabelled(self) -> tuple[int, ...]:
+        """What a text begins with, beside the end of the one before: it follows that, and is not drawn."""
+        return tuple(sorted(set(self.prefix) - {self.eos}))
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -65,9 +70,10 @@ class Writer:
         readers = [_Reader(model) for model, _ in self.models]
         tokens, read_BT = [prompts_BP], prompts_BP
         prefix = prompts_BP.new_tensor(self.ends.prefix if set(self.ends.prefix) != {self.ends.eos} else ())
-        at_B = torch.full_like(
-            prompts_BP[:, 0], len(prefix)
-        )  # how much of the prefix is written; all of it: none is due
+        # How much of the prefix is written; all of it: none is due.
+        at_B = torch.full_like(prompts_BP[:, 0], len(prefix))
+        if len(prefix) and self.ends.prefix[-1] != self.ends.eos:
+            at_B = torch.where(prompts_BP[:, -1] == self.ends.eos, 0, at_B)  # the prompt ends with a text
         for uniforms_B in uniforms_BN.unbind(1):
             mixed_BV = self.probabilities([reader.next_logits(read_BT) for reader in readers])
             token_B = draw(self.cut(mixed_BV), uniforms_B)

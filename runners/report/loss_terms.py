@@ -18,6 +18,8 @@ def terms_at_start(training: str, params: Mapping[str, Any], row: Mapping[str, f
     terms = {kind: value for kind, value in row.items() if kind in LOSSES}
     # A weight that changes is in the row; a pretraining has one term and no weight.
     weights = {k: row.get(f"{COLUMN}{k}", losses.get(k, {}).get("weight", 1.0)) for k in terms}
+    if row.get("on_policy"):  # the student wrote the batch: terms that do not read the teacher are left out there
+        weights = {k: weights[k] if any(of.startswith("teacher_") for of in LOSSES[k].reads) else 0.0 for k in terms}
     total = sum(weights[kind] * abs(value) for kind, value in terms.items())
     for kind, value in terms.items():
         weighted = weights[kind] * value

@@ -167,7 +167,7 @@ class _Training:
                 self.weighting.measured((yield from self.accumulate(step, tokens, loss, graded=False))[1])
             row = yield from self.step(step, tokens, loss)
             self.throughput.step_done(int((tokens[:, 1:] != PADDING).sum()), tokens[:, 1:].numel())
-            if step == 0:
+            if step == 0 and not row.get("on_policy"):  # some terms are left out there
                 self.warn_when_unbalanced(row)
             progress.record(row)
             shown = {key: row[key] for key in ("loss", *self.weighting.own)} | self.throughput.shown()

@@ -105,7 +105,10 @@ class StudentText:
                 of_student, of_teacher = (
                     log_probabilities(model, rows_BT.to(device()), prompted) for model in (self.student, self.teacher)
                 )
-            parts.append(torch.nn.functional.pad(credits(of_student, of_teacher, share), (prompted - 1, 0)).float())
+            # As in `TokenStream.unlabelled`: what a text begins with is no label, and was not drawn.
+            drawn_BN = ~torch.isin(rows_BT[:, prompted:], torch.tensor(self.ends.unlabelled, dtype=torch.int64))
+            credits_BN = credits(of_student, of_teacher, share, drawn_BN)
+            parts.append(torch.nn.functional.pad(credits_BN, (prompted - 1, 0)).float())
         return torch.cat(parts)
 
     def _credits_of(self, first_row: int, rows: int) -> Tensor:

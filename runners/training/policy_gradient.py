@@ -23,17 +23,29 @@ from boomspec.core.work_sizes import CHUNK_LOGITS
 from runners.modeling.hidden_states import LMHead, trunk
 
 
-def credits(student_BN: Tensor, teacher_BN: Tensor, teacher_share: float = 0.0) -> Tensor:
-    """w_t R_{t+1} of each token that was written, from its log-probabilities under student and teacher; in fp64."""
+def credits(
+    student_BN: Tensor, teacher_BN: Tensor, teacher_share: float = 0.0, drawn_BN: Tensor | None = None
+) -> Tensor:
+    """w_t R_{t+1} of each token that was written, from its log-probabilities under student and teacher; in fp64.
+
+    `drawn_BN`: which tokens were drawn; others, such as the one that every text begins with, have no reward.
+    """
     q_BN, p_BN = student_BN.double(), teacher_BN.double()
     rewards_BN = p_BN - q_BN
-    later_BN = rewards_BN.flip(1).cumsum(1).flip(1) - rewards_BN
-    counts_N = torch.arange(rewards_BN.shape[1] - 1, -1, -1, dtype=torch.float64).clamp(min=1)
-    returns_BN = later_BN / counts_N
+    counted_BN = torch.ones_like(rewards_BN)
+    if drawn_BN is not None:
+        counted_BN = drawn_BN.double()
+        rewards_BN = rewards_BN.masked_fill(~drawn_BN, 0)
+    returns_BN = _later(rewards_BN) / _later(counted_BN).clamp(min=1)
     if teacher_share:
         shares = torch.tensor([teacher_share, 1 - teacher_share], dtype=torch.float64).log()
         returns_BN = returns_BN * (q_BN - torch.logaddexp(p_BN + shares[0], q_BN + shares[1])).exp()
     return returns_BN
+
+
+def _later(values_BN: Tensor) -> Tensor:
+    """The sum of what stands behind each place."""
+    return values_BN.flip(1).cumsum(1).flip(1) - values_BN
 
 
 @torch.no_grad()

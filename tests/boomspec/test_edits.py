@@ -72,6 +72,7 @@ _AS_DEEP = {"a list as a rule", "a list as a count", "all sizes by name", "a way
 _OF_A_WHOLE = DistillSpec.model_fields.keys() - Training.model_fields.keys() - {"blockwise", "losses"}
 _WITHOUT = {
     "blockwise": {("distill", name) for name in _OF_A_WHOLE},
+    "on_policy": {("distill", "balance")},
     "patch_aware": {("distill", name) for name in ("assistants", "generations", "on_policy", "teacher_outputs")},
 }
 _FIELDS_ALONE = [name for name, edit in TABLE.items() if not edit.text and edit.files is None]

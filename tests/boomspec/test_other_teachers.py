@@ -127,6 +127,7 @@ def test_a_folder_that_is_none_is_said_at_its_place(tmp_path: Path) -> None:
 
 
 REFUSED = {
+    "a seed twice": (others({**SEED, "weight": 0.3}, {**SEED, "weight": 0.2}), wording("other_teachers.already_there")),
     "weights": (others({**SEED, "weight": 0.6}, {"seed": 2, "weight": 0.4}), wording("other_teachers.weights")),
     "none": (others(), wording("other_teachers.none")),
     "its own seed": (others({"seed": 0, "weight": 0.5}), wording("other_teachers.own_seed")),

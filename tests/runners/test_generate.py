@@ -131,6 +131,17 @@ def test_behind_an_end_of_text_the_next_one_begins_as_texts_do(folders: dict[str
         assert tokens[row, 3 + at + 1 : 3 + at + 3].tolist() == [1, 2]
 
 
+def test_a_prompt_that_ends_a_text_is_followed_by_what_a_text_begins_with() -> None:
+    model, drawn = tiny.model(layers=2), torch.from_numpy(np.stack([uniforms(0, row, count=8) for row in range(2)]))
+    writer = Writer([(model, 1.0)], Sampling(temperature=100.0), Ends(0, (1, 2), 8))
+    prompts = torch.tensor([[1, 2, 5, 0], [1, 2, 5, 5]])
+    ended, other = writer.write(prompts, drawn)[:, 4:]
+    assert ended[:2].tolist() == [1, 2]
+    assert torch.equal(other, writer.write(prompts[1:], drawn[1:])[0, 4:])
+    # Where an end of text is all that texts begin with, nothing is due behind it.
+    assert Writer([(model, 1.0)], Sampling(), Ends(0, (0,), 8)).write(prompts, drawn).shape == (2, 12)
+
+
 def test_a_task_that_is_killed_goes_on_after_its_last_whole_part_to_the_same_bytes(
     tmp_path: Path, folders: dict[str, Path]
 ) -> None:

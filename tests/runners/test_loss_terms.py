@@ -40,6 +40,9 @@ def test_a_weight_that_changes_is_that_of_the_row_and_others_those_of_the_task()
         "share": pytest.approx(8 / 9.5),
     }
     assert (other["value"], other["weight"], other["weighted"]) == (0.5, 3.0, 1.5)
+    # What the student wrote itself says nothing to a term that does not read the teacher.
+    left_out, whole = terms_at_start("student", params, {**ROW, "on_policy": 1})
+    assert (left_out["weight"], left_out["share"], whole["share"]) == (0.0, 0.0, 1.0)
     (alone,) = terms_at_start("teacher", {}, {"loss": 7.0, "cross_entropy": 7.0})  # a pretraining has no weights
     assert (alone["weight"], alone["share"]) == (1.0, 1.0)
 

@@ -15,6 +15,7 @@ from boomspec.core.losses import Losses
 from boomspec.core.losses.reverse_kl import ReverseKL
 from boomspec.core.tasks import OnPolicy, Sampling
 from runners.modeling.hidden_states import LMHead, trunk
+from runners.modeling.sampling import Ends, Writer
 from runners.training import policy_gradient
 from runners.training.on_policy import StudentText, is_on_policy
 from runners.training.policy_gradient import credits, log_probabilities, long_range
@@ -37,6 +38,29 @@ def test_credits_are_means_of_the_later_rewards() -> None:
         assert found[row, at] == pytest.approx(np.mean(later) if later else 0.0, abs=1e-6)
     weights = q.exp() / (0.2 * p.exp() + 0.8 * q.exp())
     assert torch.allclose(credits(q, p, 0.2), found * weights)
+
+
+def test_a_token_that_was_not_drawn_has_no_reward() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, p = -torch.rand(2, 5, generator=generator), -torch.rand(2, 5, generator=generator)
+    drawn = torch.tensor([[True, True, False, True, True]]).expand(2, -1)
+    found, without = credits(q, p, drawn_BN=drawn), credits(q[:, [0, 1, 3, 4]], p[:, [0, 1, 3, 4]])
+    assert torch.equal(found[:, [0, 1, 3, 4]], without)
+    assert torch.equal(credits(q, p, drawn_BN=torch.ones_like(q, dtype=torch.bool)), credits(q, p))
+
+
+def test_what_a_text_begins_with_does_not_count_for_the_credits(folders: dict[str, Path]) -> None:
+    ends = Ends(0, (1,), tiny.VOCABULARY)
+    with patch.object(Writer, "cut", lambda self, p_BV: torch.where(torch.arange(p_BV.shape[-1]) == 0, 0.5, p_BV)):
+        text = text_of(folders, LONG, ends=ends)
+        batch = torch.from_numpy(text.batch(0))
+    tokens, prompt = torch.where(batch < 0, -2 - batch, batch), LONG.prompt_tokens
+    drawn = tokens[:, prompt:] != 1
+    assert not drawn.all()
+    logs = [log_probabilities(of, tokens, prompt) for of in (text.student, text.teacher)]
+    expected = credits(*logs, drawn_BN=drawn).float()
+    assert torch.allclose(text._credits_of(0, 8)[:, prompt - 1 :], expected, atol=1e-5)
+    assert not torch.allclose(expected, credits(*logs).float(), atol=1e-3)
 
 
 class Tables:

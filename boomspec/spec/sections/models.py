@@ -44,6 +44,10 @@ class TeachersSpec(Strict):
     def model_post_init(self, _: object) -> None:
         if not self.others:
             raise FieldError("must have at least 1 item, not 0", at=("others",))
+        seeds = [other.seed for other in self.others]
+        for number, seed in enumerate(seeds):
+            if seed is not None and seed in seeds[:number]:
+                raise FieldError("this teacher is there already", at=("others", number, "seed"), hint="name it once")
         if (total := sum(other.weight for other in self.others)) > 1 - _WHOLE:
             message = (
                 f"the weights of the other teachers add up to {total:.6g}: the own teacher has what they leave of 1"

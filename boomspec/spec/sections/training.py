@@ -176,6 +176,12 @@ class DistillSpec(Training):
             if single is None or getattr(single, "temperature", 1.0) != 1:
                 message = "the long-range term is a part of the reverse KL at temperature 1, which is no loss here"
                 raise FieldError(message, hint="add the loss reverse_kl", at=("on_policy", "long_range"))
+        if self.on_policy is not None and self.on_policy.long_range and self.teachers is not None:
+            message = "the long-range term is of one teacher, and reverse_kl here of several"
+            raise FieldError(message, hint="remove long_range or teachers", at=("on_policy", "long_range"))
+        if self.on_policy is not None and self.balance is not None:
+            message = "not with on_policy: on what the student writes the terms have other sizes than on the text"
+            raise FieldError(message, hint="give the losses weights", at=("balance",))
         if self.on_policy is not None and self.faithful is not None and self.faithful.padding:
             raise FieldError(
                 "the student writes whole sequences: there is no document to pad", at=("faithful", "padding")
