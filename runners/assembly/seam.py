@@ -35,6 +35,7 @@ from runners.assembly.least_squares import LeastSquares
 from runners.modeling.layerwise import Batch, Parts, take_apart
 
 Report = Callable[[float, float], None]  # so much is done, of so much
+Stored = Callable[[Layer, str], Tensor]  # a layer's weight of this name ("mlp.down_proj.weight"), as its files have it
 _ADDED = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # relative errors of a stream that is computed in two ways
 
 
@@ -48,22 +49,27 @@ class Mended:
 
 @torch.no_grad()
 def mend(
-    record: Seam, models: Mapping[Owner, Any], batches: Sequence[Tensor], report: Report = lambda *_: None
+    record: Seam,
+    models: Mapping[Owner, Any],
+    batches: Sequence[Tensor],
+    report: Report = lambda *_: None,
+    stored: Stored | None = None,
 ) -> Mended:
     """The weights of a size that are changed. `models`: teacher and student, frozen; `batches`: tokens_BT.
 
+    `stored`: the weights that are changed, where the models compute in fewer bits than their files have.
     Raises BoomspecError for models whose layers do not add to the stream as their family's row says.
     """
     parts = {owner: take_apart(model, batches[0]) for owner, model in models.items()}
-    stream = _Streams(parts, batches)
+    stream = _Streams(parts, batches, stored)
     return _scaled(record, stream, report) if record.fit == "scale" else _fitted(record, stream, report)
 
 
 class _Streams:
     """Hidden states of all batches, layer by layer, in one model after the other."""
 
-    def __init__(self, parts: Mapping[Owner, Parts], batches: Sequence[Tensor]) -> None:
-        self.parts = parts
+    def __init__(self, parts: Mapping[Owner, Parts], batches: Sequence[Tensor], stored: Stored | None) -> None:
+        self.parts, self._stored = parts, stored
         self._opened = [{owner: Batch(one, tokens_BT) for owner, one in parts.items()} for tokens_BT in batches]
 
     def start(self, owner: Owner) -> list[Tensor]:
@@ -76,6 +82,14 @@ class _Streams:
 
     def module(self, layer: Layer, name: str) -> Any:
         return self.parts[layer.owner].layers[layer.index].get_submodule(name)
+
+    def weights(self, layer: Layer, name: str) -> dict[str, Tensor]:
+        """Weight and bias of a module of the layer, in fp32, by their own names."""
+        found = dict(self.module(layer, name).named_parameters())
+        if self._stored is not None:
+            of_files = {kind: self._stored(layer, f"{name}.{kind}") for kind in found}
+            found = {kind: tensor.to(found[kind].device) for kind, tensor in of_files.items()}
+        return {kind: tensor.detach().float() for kind, tensor in found.items()}
 
     def with_inputs(self, layer: Layer, name: str, states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The same, and the inputs_BTF of a module of the layer."""
@@ -101,7 +115,7 @@ def _fitted(record: Seam, stream: _Streams, report: Report) -> Mended:
         for index in range(reached, end + 1):
             targets = stream.layer(Layer(TEACHER, index), targets)
         reached = end + 1
-        fit = _Fit(record, stream.module(layer, name))
+        fit = _Fit(record, stream.module(layer, name), stream.weights(layer, name)["weight"])
         before, inputs = stream.with_inputs(layer, name, states)
         fit.add(before, targets, inputs)
         change_DF = fit.change()
@@ -119,11 +133,10 @@ def _fitted(record: Seam, stream: _Streams, report: Report) -> Mended:
 class _Fit:
     """The fit of one write."""
 
-    def __init__(self, record: Seam, module: Any) -> None:
+    def __init__(self, record: Seam, module: Any, weight: Tensor) -> None:
         self.record, self.module = record, module
         # A product of GPT-2 stores its matrix the other way round.
         self.turned = not isinstance(module, nn.Linear)
-        weight: Tensor = module.weight.detach().float()
         self.weight_DF = weight.T if self.turned else weight
         outputs, inputs = self.weight_DF.shape
         width = inputs if record.fit == "refit" else outputs
@@ -172,8 +185,8 @@ def _scaled(record: Seam, stream: _Streams, report: Report) -> Mended:
             found.rows.append({"place": place, "layer": str(layer), "scale": ratio})
         if factor != 1.0:
             for name in record.writes:
-                for kind, tensor in stream.module(layer, name).named_parameters():
-                    found.tensors[f"{place}.{name}.{kind}"] = tensor.detach().float() / factor
+                for kind, tensor in stream.weights(layer, name).items():
+                    found.tensors[f"{place}.{name}.{kind}"] = tensor / factor
         states = stream.layer(layer, states)
     return found
 

@@ -10,7 +10,7 @@ from boomspec.core.losses import LOSSES
 from runners.report.figures import BLUE, INK, ORANGE, panels
 from runners.report.study import PatchSearch, TrainingCurves
 
-_NOT_LOSSES = ("step", "tokens", "lr", "grad_norm")
+_NOT_LOSSES = ("step", "tokens", "lr", "grad_norm", "on_policy", "patched")
 _MOST_POINTS = 1000  # of a loss curve; longer ones are averaged in bins
 
 

@@ -206,7 +206,7 @@ def _distill(
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
             parallel=parallel,
-            described=None if written is None else written.row,
+            described=written.row if written is not None else patched.row if patched is not None else None,
             unlabelled=stream.unlabelled,
             # A layer that a step does not train has no gradient: to AdamW that is one of zeros, as in every worker.
             absent_is_zero=patched is not None,

@@ -144,6 +144,6 @@ def student_loss(
                 stored=targets.stored,
             )
             total, terms = by_logits + total, {**logit_terms, **terms}
-        return total, {name: terms[name] for name in losses.terms()}
+        return total, {name: terms[name] for name in losses.terms() if name in terms}
 
     return loss

@@ -170,7 +170,7 @@ class _Training:
             if step == 0 and not row.get("on_policy"):  # some terms are left out there
                 self.warn_when_unbalanced(row)
             progress.record(row)
-            shown = {key: row[key] for key in ("loss", *self.weighting.own)} | self.throughput.shown()
+            shown = {key: row[key] for key in ("loss", *self.weighting.own) if key in row} | self.throughput.shown()
             progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
             if (seconds := self.writer.poll()) is not None:
                 saved, wait = time.monotonic(), max(wanted, seconds / _CHECKPOINT_SHARE)

@@ -61,14 +61,14 @@ def pair_loss(
     """Like `head_loss`, for the terms that compare places of student and teacher.
 
     `student`, `teacher`: what was captured of them, by place. `sites`: where each argument of a term is read, for each
-    of its pairs. `parameters`: those that the losses train.
+    of its pairs; a term without pairs is left out. `parameters`: those that the losses train.
     """
     has_label_BT = labels_BT != NO_LABEL
     # Whether all have one must be known without waiting for a GPU.
     everywhere = labels_BT.device.type == "cpu" and bool(has_label_BT.all())
     total, terms = torch.zeros(()), {}
     for kind, term in losses.terms().items():
-        if not isinstance(term, PairLoss):
+        if not isinstance(term, PairLoss) or not sites[kind]:
             continue
         value = torch.zeros(())
         for number, site in enumerate(sites[kind]):

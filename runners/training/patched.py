@@ -4,7 +4,8 @@ Which model a step trains follows from the seed and the number of the step (`boo
 an interrupted training goes on with the same ones, and how a batch is cut changes nothing. The teacher's layers, and
 its embedding and head where they are the model's ends, are shared and stay what they are. Losses that read logits are
 those of the whole model; those that read states compare the states behind the student's layers, each with the same
-state of the teacher as in the student, and take the mean over the pairs that are there.
+state of the teacher as in the student, and take the mean over the pairs that are there; where there are none, the
+metrics do not have the loss.
 """
 
 from collections.abc import Mapping
@@ -49,6 +50,10 @@ class PatchedModels:
     def plan_of(self, step: int) -> LayerPlan | None:
         """What a step trains; None: the student itself."""
         return self._patched.drawn(self._seed, step, self._kept, self._facts[TEACHER].count)
+
+    def row(self, step: int) -> dict[str, int]:
+        """What the metrics say of a step: whether its losses are those of a larger model, not of the student."""
+        return {"patched": int(self.plan_of(step) is not None)}
 
     def model(self, plan: LayerPlan) -> PreTrainedModel:
         if plan not in self._made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,22 @@ def test_what_a_step_does_not_train_is_decayed_all_the_same(tmp_path: Path, fold
     assert not torch.allclose(after[name(1)], before[name(1)] * (1 - rate * decay), rtol=1e-2, atol=1e-3)
 
 
+def test_the_metrics_say_which_losses_are_of_a_larger_model(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """And have no value of a loss none of whose pairs that model has."""
+    plan, losses = (
+        read_layers("t0 t1 s1 s2 s3"),
+        Losses(kl=KL(), hidden_cosine=HiddenCosine(pairs=(0,), embedding=False, final_norm=False)),
+    )
+    one = record(losses=losses, recipe={"steps": 6}, patched=Patched(share=0.5, plans=(plan,)))
+    context = tiny.context(tmp_path / "student", one, **folders)
+    distill.run(context)
+    rows = [json.loads(line) for line in (context.path / "metrics.jsonl").read_text().splitlines()]
+    drawn = [int(one.patched.drawn(one.recipe.seed, step, KEPT, LAYERS) is not None) for step in range(6)]
+    assert [row["patched"] for row in rows] == drawn
+    assert set(drawn) == {0, 1}
+    assert all(("hidden_cosine" in row) == (not row["patched"]) for row in rows)
+
+
 def test_operations_are_those_that_torch_counts(tmp_path: Path) -> None:
     folder = made(tmp_path, "llama", **WIDE, tie_word_embeddings=True)
     plan = read_layers("t0 t1 s1 s2")
@@ -217,6 +234,10 @@ def test_a_spec_trains_for_its_family(tmp_path: Path) -> None:
             wording("patched.sizes_not_known"),
         ),
         ({"distill": {"patch_aware": {}, "losses": {"minilm": {}}}}, wording("patched.reads_attention")),
+        (
+            {"distill": {"patch_aware": {}, "losses": {"hidden_cosine": {"pairs": [0]}}}},
+            wording("patched.learns_nothing"),
+        ),
         ({"distill": {"patch_aware": {}, "generations": 2}}, wording("patched.not_with_generations")),
         (
             {"distill": {"patch_aware": {}}, "execution": {"distill": {"parallel": "fsdp", "workers": 2}}},

@@ -65,7 +65,7 @@ def make_pair(folder: Path, family: str) -> dict[Any, Path]:
 def record(sources: dict[Any, Path], plan: str, **fields: Any) -> Seam:
     rest = {} if fields["fit"] == "scale" else {"reach": 1, "ridge": 0.01}
     known = {"kept": KEPT, "writes": writes_of(read_facts(sources[TEACHER])), "calibration": CALIBRATION}
-    return Seam(plan=read_layers(plan), precision="fp32", **known, **rest | fields)
+    return Seam(plan=read_layers(plan), **{"precision": "fp32"} | known | rest | fields)
 
 
 def fitted(folder: Path, sources: dict[Any, Path], of: Seam) -> tuple[Path, list[dict[str, Any]]]:
@@ -205,6 +205,21 @@ def test_later_places_see_what_the_earlier_ones_have_become(tmp_path: Path) -> N
     assert blocks(KEPT, LAYERS)[2][-1] == 4
     assert found.rows[1]["before"] == pytest.approx(error(found.tensors["2.mlp.down_proj.weight"]), rel=1e-4)
     assert found.rows[1]["before"] != pytest.approx(error(own), rel=1e-2)
+
+
+@pytest.mark.parametrize("fit", ["scale", "refit"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_weights_keep_their_bits_where_the_fit_computes_in_bf16(tmp_path: Path, family: str, fit: str) -> None:
+    """A pull so strong that nothing is changed, or one factor, which is known: the weights are those of the files."""
+    sources = make_pair(tmp_path, family)
+    of = record(sources, "s0 s1 t4 t5 t6", fit=fit, precision="bf16", **({} if fit == "scale" else {"ridge": 1e12}))
+    file, (row, *_) = fitted(tmp_path, sources, of)
+    place, owner, index = (2, TEACHER, 4) if fit == "scale" else (1, STUDENT, 1)
+    name = f"{of.writes[1]}.weight"
+    model = load_frozen(sources[owner], dtype=torch.float32)
+    wanted = take_apart(model, INPUTS_BT).layers[index].state_dict()[name] / row.get("scale", 1.0)
+    assert not torch.equal(wanted, wanted.bfloat16().float())
+    assert torch.allclose(load_file(file)[f"{place}.{name}"], wanted, rtol=1e-6, atol=1e-7)
 
 
 def test_a_layer_that_multiplies_what_it_adds_is_refused(tmp_path: Path) -> None:

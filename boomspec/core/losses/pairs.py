@@ -104,6 +104,11 @@ class PairLoss(Loss):
             return layer - 1 if layer else EMBEDDING
         return layer
 
+    @property
+    def in_every_size(self) -> bool:
+        """Whether a model that has any one of the student's layers, and what it reads of another model, has a pair."""
+        return self.pairs in (None, "all") and "inputs" not in self.reads
+
     def trained(self, hidden: int) -> dict[str, Trained]:
         """What is trained for each pair, by name. A "projection" is applied to the student's states by the training."""
         return {PROJECTION: Trained((hidden, hidden), "identity")} if getattr(self, PROJECTION, None) else {}

@@ -13,7 +13,7 @@ SEAM_FILE = "seam.safetensors"
 class Seam(Record):
     """As `runners/assembly/seam.py` says. Writes the changed tensors. Inputs: `teacher`, `student`, `tokens`."""
 
-    kind, version = "seam", 1
+    kind, version = "seam", 2
     numbers = ("seam.json",)
     usual_work = 10
 

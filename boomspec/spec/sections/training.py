@@ -222,6 +222,10 @@ class DistillSpec(Training):
             if set(term.reads) - _IN_SIZES or (isinstance(term, PairLoss) and term.trained(1)):
                 message = "not with patch_aware: it reads attention, or trains parameters of its own"
                 raise FieldError(message, at=("losses", kind))
+        terms = self.losses.terms().values()
+        if not any("logits" in term.reads or (isinstance(term, PairLoss) and term.in_every_size) for term in terms):
+            message = "some of its models would learn nothing: no layer that the losses compare is in all of them"
+            raise FieldError(message, hint="add a loss such as kl, or compare all pairs", at=("patch_aware",))
 
     def _check_stored(self, outputs: TeacherOutputsSpec) -> None:
         how: Literal["top_k", "samples"] = "top_k" if outputs.samples is None else "samples"
