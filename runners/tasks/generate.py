@@ -87,7 +87,7 @@ def _generate(context: Context[Generate]) -> None:
             if now - saved >= _SAVE_SECONDS:
                 out.flush()
                 flush(file)
-                write_atomically(context.resume / _STATE, json.dumps({"rows": done, "crc": crc}))
+                write_atomically(context.resume / _STATE, json.dumps({"rows": done, "crc": crc}, allow_nan=False))
                 saved = now
         closing = max(1, before)  # the last row's last label, where it is the first token of the next
         out.write(np.full(closing, stream.eos, dtype).tobytes())

@@ -1,4 +1,7 @@
-"""The public models that specs/ names, from tests/fixtures/hub: real configs and headers, and no weights."""
+"""The public models that specs/ names, from tests/fixtures/hub: real configs and headers, and no weights.
+
+That of SmolLM2-135M was not downloaded: its config and shapes are those of the instruct model's GGUF file.
+"""
 
 from __future__ import annotations
 
