@@ -78,9 +78,9 @@ def _runs(
     for member in (member for member in family.members if not member.is_teacher):
         length = layers - member.layers
         values = found[section.by][length - 1]
-        places = range(1, layers - length + (1 if last else 0))
-        if places:
-            runs.append((member, min(places, key=lambda start, values=values: (values[start], start))))  # type: ignore[misc]
+        starts = [(values[start], start) for start in range(1, layers - length + (1 if last else 0))]
+        if starts:
+            runs.append((member, min(starts)[1]))
     return runs
 
 

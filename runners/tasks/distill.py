@@ -23,11 +23,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.json_text import computed_json
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, teacher_layers
 from boomspec.core.losses import Losses
-from boomspec.core.losses.hidden_cosine import cosine
-from boomspec.core.tasks import Distill, Faithful, OtherTeachers, Precision
+from boomspec.core.tasks import Distill, Faithful, OtherTeachers
 from boomspec.core.work_sizes import SIMILARITY_WINDOWS
 from boomspec.models.facts import read_facts
 from boomspec.models.folder import STUDENT_CONFIG
@@ -35,11 +33,11 @@ from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
 from runners.modeling.attention import check_attention
 from runners.modeling.foreign_code import prepare_custom_code
-from runners.modeling.hidden_states import LMHead, Pair, capture, check_head, embedding_parameters, hidden_pairs, trunk
+from runners.modeling.hidden_states import LMHead, check_head, embedding_parameters, hidden_pairs
 from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.modeling.sampling import Ends
 from runners.runtime.context import Context
-from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
+from runners.runtime.device import MASTER_DTYPE, deterministic_mode, device, frozen_dtype
 from runners.training.cohort import SharedTargets, taking_turns
 from runners.training.compiling import check_compiler
 from runners.training.distillation import (
@@ -59,10 +57,10 @@ from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.patched import PatchedModels, in_plan
 from runners.training.process_group import ALONE, ProcessGroup, process_group
+from runners.training.similarity import SIMILARITY, similarities, write_similarities
 from runners.training.teachers import ONE_TEACHER, Teachers
 from runners.training.weighting import weighting
 
-SIMILARITY = "similarity.json"
 _HOST = torch.device("cpu")  # where a model is loaded before it is cut over the workers
 _NOT_FAITHFUL = Faithful(padding=False, kl_on_padding=False, summed_micro_batches=1)
 
@@ -163,27 +161,23 @@ def _distill(
     shape = {"sequences": recipe.sequences, "sequence_length": recipe.sequence_length, "seed": recipe.seed}
     batch: Batches = lambda step: draw(step + (record.passed_steps or 0), **shape)  # noqa: E731
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
-    shared = targets_of or stored_outputs(context)
-    terms = record.losses, record.kept
     patched = None
     if record.patched is not None:
         family: dict[Owner, PreTrainedModel] = {TEACHER: teachers[0], STUDENT: student}
         folders: dict[Owner, Path] = {TEACHER: folder, STUDENT: target}
-        patched = PatchedModels(
-            record.patched,
-            record.kept,
-            family,
-            folders,
-            seed=recipe.seed,
-            checkpointing=options.activation_checkpointing,
-        )
-    options_of_loss: dict[str, Any] = {
-        "everywhere": everywhere,
-        "shared": shared,
-        "parameters": beside,
-        "patched": patched,
-    }
-    loss = distillation_loss(student, teachers, *terms, combined=weights_of(record.others), **options_of_loss)
+        again = options.activation_checkpointing
+        patched = PatchedModels(record.patched, record.kept, family, folders, seed=recipe.seed, checkpointing=again)
+    loss = distillation_loss(
+        student,
+        teachers,
+        record.losses,
+        record.kept,
+        everywhere=everywhere,
+        shared=targets_of or stored_outputs(context),
+        combined=weights_of(record.others),
+        parameters=beside,
+        patched=patched,
+    )
     written = None
     if record.on_policy is not None:
         ends = Ends(stream.eos, stream.prefix, stream.vocabulary)
@@ -216,10 +210,7 @@ def _distill(
     if trained is None:
         return
 
-    names = [[f"layer {point}" if isinstance(point, int) else point for point in pair] for pair in pairs]
-    values = zip(names, before, after, strict=True)
-    table = [{"student": s, "teacher": t, "before": b, "after": a} for (s, t), b, a in values]
-    (context.path / SIMILARITY).write_text(computed_json({"pairs": table}, "hidden states"), encoding="utf-8")
+    write_similarities(context.path / SIMILARITY, pairs, before, after)
     save_weights(trained, target, dtype=dtype)
     goes_on = record.passed_steps is not None
     copied, count = (record.kept, layers) if goes_on else (record.begins, read_facts(begins).count)
@@ -313,27 +304,3 @@ def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
     stream = held_out if held_out.windows(sequence_length) else TokenStream(tokens)
     windows = min(SIMILARITY_WINDOWS, stream.windows(sequence_length))
     return torch.from_numpy(stream.batch(0, sequences=windows, sequence_length=sequence_length, seed=0)[:, :-1])
-
-
-@torch.no_grad()
-def similarities(
-    student: PreTrainedModel,
-    teachers: Sequence[PreTrainedModel],
-    pairs: Sequence[Pair],
-    tokens_BT: Tensor,
-    precision: Precision,
-) -> list[float]:
-    """The mean cosine of each pair's states over all positions, with those of the first teacher."""
-    if not teachers:
-        return []
-    teacher, *_ = teachers
-    sums = torch.zeros(len(pairs), dtype=torch.float64)
-    for row in tokens_BT.split(1):  # type: ignore[no-untyped-call]
-        with autocast(precision):
-            with capture(student, [s for s, _ in pairs]) as student_states:
-                trunk(student, row)
-            with capture(teacher, [t for _, t in pairs]) as teacher_states:
-                trunk(teacher, row)
-        cosines = [cosine(student_states[s], teacher_states[t]).double().sum() for s, t in pairs]
-        sums += torch.stack(cosines).cpu()
-    return [float(value) for value in sums / tokens_BT.numel()]

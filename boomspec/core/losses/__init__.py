@@ -45,7 +45,7 @@ class _Terms(Strict):
 
     def each(self, change: Callable[[Loss], Loss | None]) -> "Losses":
         """The losses with each term changed; None leaves one out."""
-        return self.model_copy(update={kind: change(term) for kind, term in self.terms().items()})  # type: ignore[return-value]
+        return self.model_copy(update={kind: change(term) for kind, term in self.terms().items()})  # type: ignore[return-value]  # a `_Terms`
 
 
 if TYPE_CHECKING:

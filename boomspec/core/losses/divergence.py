@@ -42,7 +42,7 @@ class Divergence(Loss):
 
     def divergence(self, log_p_NV: "Tensor", log_q_NV: "Tensor") -> "Tensor":
         """D(p, q) at each of N positions."""
-        raise NotImplementedError
+        raise NotImplementedError  # not abstract: DKD has a formula of its own in its place
 
     def slope(
         self, p_NV: "Tensor", q_NV: "Tensor", log_p_NV: "Tensor", log_q_NV: "Tensor", t: float

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from boomspec.core.losses.closed_form import ClosedForm, Softmax
 from boomspec.core.losses.divergence import Divergence
 from boomspec.core.losses.kl import kl_divergence
 from boomspec.core.types import Number
@@ -30,7 +31,12 @@ class DKD(Divergence):
     alpha: Annotated[Number, Field(ge=0, description="Weight of the token that follows.")] = 1.0
     beta: Annotated[Number, Field(gt=0, description="Weight of the other tokens.")] = 8.0
 
-    def formula(  # type: ignore[override]
+    def closed_form(
+        self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor", t: float = 0.0
+    ) -> ClosedForm | None:
+        return None  # it reads the label, too
+
+    def formula(  # type: ignore[override]  # it reads the label, too
         self, logits_NV: "Tensor", teacher_logits_NV: "Tensor", labels_N: "Tensor"
     ) -> "Tensor":
         """T^2 * (alpha * TCKD + beta * NCKD) at each of N positions."""

@@ -49,7 +49,7 @@ class TAID(Divergence):
         if self.schedule == "linear" and (self.alpha, self.beta) != (_RATE, _MOMENTUM):
             raise ValueError("alpha and beta go with schedule: adaptive")
 
-    def formula(self, logits_NV: "Tensor", teacher_logits_NV: "Tensor", t: float) -> "Tensor":  # type: ignore[override]
+    def formula(self, logits_NV: "Tensor", teacher_logits_NV: "Tensor", t: float) -> "Tensor":  # type: ignore[override]  # t, too
         log_p_NV, log_q_NV = self.log_softmax(teacher_logits_NV), self.log_softmax(logits_NV)
         return self.temperature**2 * kl_divergence(_between(log_p_NV, log_q_NV.detach(), t), log_q_NV)
 
