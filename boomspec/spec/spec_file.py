@@ -112,6 +112,13 @@ class Spec(Strict):
                 raise FieldError(message, at=("execution", "distill", "teacher"), hint="remove it")
         elif "teacher_outputs" in self.execution.model_fields_set:
             raise FieldError("no outputs of the teacher are stored here", at=("execution", "teacher_outputs"))
+        for option, kinds, message in (
+            ("generated", ("generate",), "no text is generated here"),
+            ("blockwise", ("distill_block", "block_states"), "nothing is distilled block by block here"),
+        ):
+            unused = [kind for kind in kinds if kind in self.execution.model_fields_set]
+            if unused and (self.distill is None or getattr(self.distill, option) is None):
+                raise FieldError(message, at=("execution", unused[0]))
         blockwise = self.distill and self.distill.blockwise
         own = self.student
         if blockwise and blockwise.polish is None and own.train_embedding and "train_embedding" in own.model_fields_set:

@@ -344,6 +344,14 @@ def test_execution_of_what_is_not_run_is_refused(tmp_path: Path, *, outputs: boo
         small.compiled(spec, FolderStore(tmp_path / "store"))
 
 
+@pytest.mark.parametrize("kind", ["generate", "distill_block", "block_states"])
+def test_execution_of_text_and_blocks_that_are_not_there_is_refused(tmp_path: Path, kind: str) -> None:
+    spec = small.write_spec(tmp_path, execution={kind: {"cpus": 2}})
+    message = wording("teacher_outputs.no_text") if kind == "generate" else wording("teacher_outputs.no_blocks")
+    with pytest.raises(BoomspecError, match=message):
+        small.compiled(spec, FolderStore(tmp_path / "store"))
+
+
 @pytest.mark.parametrize("how", [TOP, WEIGHTED])
 def test_the_plan_counts_the_operations(tmp_path: Path, folders: dict[str, Path], how: TopTokens | Samples) -> None:
     """Of the teacher alone; the check of its head takes as many, whatever is stored."""
