@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -21,14 +22,38 @@ from runners.modeling.rewired import rewired
 Dtype = torch.dtype | str | None  # None: the one that the weights are stored in
 
 
+class Weights(Protocol):
+    """Where the models of a family come from: memory that they share, or files."""
+
+    @property
+    def counts(self) -> Mapping[Owner, int]:
+        """Layers of teacher and student."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the weights that were fitted at seams are among them."""
+
+    def owned(self, owner: Owner) -> PreTrainedModel:
+        """Teacher or student."""
+
+    def model(self, plan: LayerPlan, *, tied: bool) -> PreTrainedModel:
+        """The model of a layer plan whose layers exist."""
+
+
 @dataclass(frozen=True)
 class Family:
-    """Teacher, student, and what makes every size between them. Changing a shared weight changes it in all."""
+    """Every size between student and teacher, made when it is asked for."""
 
-    teacher: PreTrainedModel
-    student: PreTrainedModel
     lineage: Lineage
-    facts: Mapping[Owner, ModelFacts]
+    weights: Weights
+
+    @property
+    def teacher(self) -> PreTrainedModel:
+        return self.weights.owned(TEACHER)
+
+    @property
+    def student(self) -> PreTrainedModel:
+        return self.weights.owned(STUDENT)
 
     @property
     def sizes(self) -> tuple[Member, ...]:
@@ -43,9 +68,7 @@ class Family:
         """
         if isinstance(size, str):
             member = self.lineage.pick(size)
-            if self.lineage.is_fitted(member):
-                raise _own_weights(member)
-            return self._rewired(member.plan, tied=member.tied)
+            return self._made(member.plan, member, tied=member.tied)
         try:
             plan = read_layers(size)
         except ValueError as error:
@@ -53,17 +76,36 @@ class Family:
         if not plan:
             raise BoomspecError("a layer plan needs at least one layer")
         for layer in plan:
-            if layer.index >= (count := self.facts[layer.owner].count):
+            if layer.index >= (count := self.weights.counts[layer.owner]):
                 raise BoomspecError(f"{layer} does not exist: that model has {count} layers")
         members = {member.plan: member for member in (self.lineage.trained, *self.sizes)}
-        if (same := members.get(plan)) is not None and self.lineage.is_fitted(same):
-            raise _own_weights(same)
-        known = {plan: member.tied for plan, member in members.items()}
         first, last = ends_of(plan)
-        return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and first == last))
+        same, alone = members.get(plan), self.sizes[-1].tied and first == last
+        return self._made(plan, same, tied=alone if same is None else same.tied)
 
-    def _rewired(self, plan: LayerPlan, *, tied: bool) -> PreTrainedModel:
-        return rewired({TEACHER: self.teacher, STUDENT: self.student}, self.facts, plan, tied=tied)
+    def _made(self, plan: LayerPlan, member: Member | None, *, tied: bool) -> PreTrainedModel:
+        if member is not None and self.lineage.is_fitted(member) and not self.weights.fitted:
+            raise _own_weights(member)
+        return self.weights.model(plan, tied=tied)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Teacher and student, held once: other models are made of their weights. Changing one changes it in all."""
+
+    models: Mapping[Owner, PreTrainedModel]
+    facts: Mapping[Owner, ModelFacts]
+    fitted: bool = False
+
+    @property
+    def counts(self) -> Mapping[Owner, int]:
+        return {owner: facts.count for owner, facts in self.facts.items()}
+
+    def owned(self, owner: Owner) -> PreTrainedModel:
+        return self.models[owner]
+
+    def model(self, plan: LayerPlan, *, tied: bool) -> PreTrainedModel:
+        return rewired(self.models, self.facts, plan, tied=tied)
 
 
 def load_family(graph: TaskGraph, store: Store, *, dtype: Dtype = None) -> Family:
@@ -105,7 +147,7 @@ def open_family(teacher: Path, student: Path, lineage: Lineage, *, dtype: Dtype 
         message = f"a {types} model cannot share their layers in memory"
         raise BoomspecError(message, hint="boomspec export writes any size to a folder")
     models = {owner: load(folder, dtype=torch_dtype(dtype, teacher), code=code) for owner, folder in folders.items()}
-    return Family(models[TEACHER], models[STUDENT], lineage, facts)
+    return Family(lineage, InMemory(models, facts))
 
 
 def torch_dtype(dtype: Dtype, folder: Path) -> torch.dtype:
