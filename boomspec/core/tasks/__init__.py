@@ -5,6 +5,7 @@ sources), where it runs and what it is called are in the graph, outside of the i
 here, with a subclass of `Record`, and its body as `runners/tasks/<kind>.py`: both are found by their names.
 """
 
+from boomspec.core.tasks.asking import Chat, Generation, Thinking
 from boomspec.core.tasks.blockwise import BlockStates, DistillBlock, JoinBlocks
 from boomspec.core.tasks.check import BuiltSize, Check, Outline
 from boomspec.core.tasks.evaluate import Evaluate, HeldOut, LmEval
@@ -21,11 +22,11 @@ from boomspec.core.types import kinds_in
 
 __all__ = [
     "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BlockStates", "BuiltSize", "Calibration",
-    "Cell", "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock",
-    "Evaluate", "Faithful", "Generate", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice", "LmEval",
-    "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Precision", "Pretrain",
+    "Cell", "Chat", "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock",
+    "Evaluate", "Faithful", "Generate", "Generation", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice",
+    "LmEval", "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Precision", "Pretrain",
     "Recipe", "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search", "Series", "Stored",
-    "Subset", "TeacherOutputs", "Tokenize", "TopTokens", "TrainTokenizer",
+    "Subset", "TeacherOutputs", "Thinking", "Tokenize", "TopTokens", "TrainTokenizer",
 ]  # fmt: skip
 
 KINDS = kinds_in(__name__, Record)
