@@ -1,4 +1,4 @@
-"""`boomspec report`, `export`, `diff` and `verify`: what is done with results, and how two of them are compared."""
+"""`boomspec report`, `diff` and `verify`: what is done with results, and how two of them are compared."""
 
 import json
 import subprocess
@@ -11,7 +11,6 @@ import click
 from boomspec.commands import options, shared
 from boomspec.core.errors import EXIT_OK, EXIT_RUN_FAILED, BoomspecError
 from boomspec.core.json_text import json_text
-from boomspec.core.sizes import compact_plan, folder_name
 from boomspec.plan.run import open_run
 from boomspec.store import Where
 
@@ -66,40 +65,6 @@ def report(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> Non
         click.echo(json_text({"report": str(page), "results": str(results), "trainings": trainings}))
     if open_it:
         click.launch(str(page))
-
-
-@click.command("export")
-@_run_argument
-@click.argument("size")
-@click.argument("folder", type=_PATH)
-@options.store_option
-@click.option("--force", is_flag=True, help="Replace the model that is in the folder.")
-@options.json_option
-def export(run: Path, size: str, folder: Path, store: Where | None, force: bool, as_json: bool) -> None:
-    """Write one SIZE of RUN (a spec or the folder of a run) into FOLDER, as a Hugging Face model with a model card.
-
-    SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest size not above it; the spec need not list it).
-    all: every size, each into a folder of its own below FOLDER.
-
-    \b
-    Examples:
-      boomspec export specs/quickstart.yaml '6 layers' model
-      boomspec export specs/quickstart.yaml all models
-    """
-    finished, every = open_run(run, store), size == "all"
-    members = finished.every() if every else (finished.member(size),)
-    options = {"plan": None if every else members[0].to_json()["plan"], "force": force, "json": as_json}
-    options |= {"store": finished.store.address, "folder": folder.absolute()}
-    if code := shared.wait_for("runners.cli.export", finished.graph, **options):
-        sys.exit(code)
-    lineage = finished.lineage()
-    written = {folder / folder_name(lineage, member) if every else folder: member for member in members}
-    if as_json:
-        listed = [{"folder": str(path.absolute()), **member.to_json()} for path, member in written.items()]
-        click.echo(json_text(listed if every else listed[0]))
-        return
-    for path, member in written.items():
-        click.echo(f"{path}: {member.layers} layers, {member.parameters:,} parameters, {compact_plan(member.plan)}")
 
 
 @click.command("diff")

@@ -25,6 +25,7 @@ from boomspec.core.json_text import transformers_floats
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
 from boomspec.models import fit
 from boomspec.models.checkpoint import read_header
+from boomspec.models.config_rules import Config
 from boomspec.models.facts import read_as, read_facts
 from boomspec.models.families import unwrapped
 from boomspec.models.folder import CONFIG
@@ -64,7 +65,36 @@ def assemble_family(
     fitted: Mapping[Path, Path | None] = MappingProxyType({}),
 ) -> None:
     """Write many models of the same sources, {target: (plan, tied)}, as `assemble` does, reading each tensor once."""
-    base: Owner = TEACHER if TEACHER in sources else STUDENT
+    base = base_of(sources)
+    made, configs = planned(sources, plans, code=code, rest=rest, fitted=fitted)
+    for target in plans:
+        target.mkdir(parents=True, exist_ok=True)
+    write_checkpoints(made)
+    for target, config in configs.items():  # last: what was left unfinished has no config, and no one can load it
+        copy_travelling(sources[base], target, code)
+        write_config(target, config)
+
+
+def base_of(sources: Sources) -> Owner:
+    """Of whose family a result is, and whose tokenizer it has."""
+    return TEACHER if TEACHER in sources else STUDENT
+
+
+def write_config(folder: Path, config: Config) -> None:
+    text = json.dumps(transformers_floats(config), indent=2, sort_keys=True, allow_nan=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def planned(
+    sources: Sources,
+    plans: Mapping[Path, tuple[LayerPlan, bool]],
+    *,
+    code: Collection[str] = (),
+    rest: bool = False,
+    fitted: Mapping[Path, Path | None] = MappingProxyType({}),
+) -> tuple[dict[Path, list[fit.Made]], dict[Path, Config]]:
+    """The tensors and the config of each model that `assemble_family` writes. Nothing is written."""
+    base = base_of(sources)
     stored = {owner: read_facts(folder) for owner, folder in sources.items()}
     facts = {owner: read_as(model, stored[base].model_type, str(sources[owner])) for owner, model in stored.items()}
     zeros = {owner: fit.zeros_of(stored[owner], stored[base]) for owner in sources}
@@ -93,14 +123,7 @@ def assemble_family(
             made[target] += [(replace(entry, name=unwrapped(entry.name)), entry) for entry in others]
             config = fit.whole_config(facts[base], config)
         configs[target] = config if trusted else without_code(config)
-
-    for target in plans:
-        target.mkdir(parents=True, exist_ok=True)
-    write_checkpoints(made)
-    for target, config in configs.items():  # last: what was left unfinished has no config, and no one can load it
-        copy_travelling(sources[base], target, code)
-        text = json.dumps(transformers_floats(config), indent=2, sort_keys=True, allow_nan=False)
-        (target / CONFIG).write_text(text + "\n", encoding="utf-8")
+    return made, configs
 
 
 def _with_fitted(made: Sequence[fit.Made], file: Path, prefix: str) -> list[fit.Made]:

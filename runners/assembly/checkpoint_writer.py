@@ -55,16 +55,27 @@ _Jobs = dict[tuple[TensorEntry, str], list[_Place]]  # source, its name left out
 
 def write_checkpoints(targets: Mapping[Path, Sequence[Made]]) -> None:
     """Write the tensors of each target folder as one safetensors file, or as shards with their index."""
-    jobs: _Jobs = defaultdict(list)
+    files: dict[Path, Sequence[Made]] = {}
     for folder, tensors in targets.items():
         shards = in_shards(tensors, [tensor.bytes for tensor, _ in tensors], SHARD_BYTES)
-        for name, shard in shards.items():
-            _lay_out(shard, folder / name, jobs)
+        files |= {folder / name: shard for name, shard in shards.items()}
         if len(shards) > 1:
             weight_map = {tensor.name: name for name, shard in shards.items() for tensor, _ in shard}
-            total = sum(tensor.bytes for tensor, _ in tensors)
-            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            write_index(folder, weight_map, sum(tensor.bytes for tensor, _ in tensors))
+    write_files(files)
+
+
+def write_index(folder: Path, weight_map: Mapping[str, str], total: int) -> None:
+    """Say in which file each tensor of a checkpoint of `total` bytes is."""
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_files(targets: Mapping[Path, Sequence[Made]]) -> None:
+    """Write the tensors of each target file."""
+    jobs: _Jobs = defaultdict(list)
+    for path, tensors in targets.items():
+        _lay_out(tensors, path, jobs)
     in_order = sorted(jobs.items(), key=lambda job: (str(job[0][0].file), job[0][0].start))
     files = {file for places in jobs.values() for file, _ in places}
     with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:

@@ -1,6 +1,10 @@
-"""`python -m runners.cli.export GRAPH.json --store DIR --plan "s0 s1 t4" --folder DIR`: write one size out.
+"""`python -m runners.cli.export GRAPH.json --store DIR --plan "s0 s1 t4" --folder DIR`: write one size out, or all.
 
-The folder is an ordinary Hugging Face model with a model card. It appears by one rename, whole or not at all.
+    one size    an ordinary Hugging Face model with a model card
+    all         a folder for each size, with one card and `index.json` beside them
+    --shared    all in one folder whose sizes share the files of their weights (`boomspec.models.family_file`)
+
+The folder appears by one rename, whole or not at all.
 Exit codes: 0 written, 1 it could not be written, 2 the input is wrong, 130 interrupted.
 """
 
@@ -15,8 +19,12 @@ from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, Boo
 from boomspec.core.files import locked_folder, replace_folder
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
-from boomspec.core.layers import TEACHER, layers_text
-from boomspec.core.sizes import folder_name
+from boomspec.core.json_text import json_text
+from boomspec.core.layers import STUDENT, TEACHER, layers_text
+from boomspec.core.sizes import Member, folder_name
+from boomspec.models.facts import read_facts
+from boomspec.models.family_file import CARD, FAMILY_FILE, INDEX_FILE, FamilyFile, size_folders
+from boomspec.models.folder import CONFIG
 from boomspec.models.trust import trusted_code, warnings
 from boomspec.store import Store, open_store
 from runners.runtime import environment
@@ -30,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plan", help='a layer plan of the family: "s0 s1 t4 t5"; without one every size is written')
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where the model is written")
     parser.add_argument("--force", action="store_true", help="replace a model that is there")
+    parser.add_argument("--shared", action="store_true", help="every size, in one folder that shares weights")
     parser.add_argument("--json", action="store_true", help="print what is wrong as JSON")
     options = parser.parse_args(arguments)
     try:
@@ -38,8 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"warning: {line}", file=sys.stderr)
         environment.apply(environment.variables(store.root, hub=graph.reads_hub))
         with store.using():
-            force = options.force and options.plan is not None  # many models are never replaced at once
-            export(graph, store, options.plan, options.folder, force=force)
+            # Many folders are never replaced at once.
+            force = options.force and (options.plan is not None or options.shared)
+            export(graph, store, options.plan, options.folder, force=force, shared=options.shared)
     except BoomspecError as error:
         return print_error(error, as_json=options.json)
     except OSError as error:
@@ -54,42 +64,86 @@ def _unwritten(place: Path, error: OSError) -> BoomspecError:
     return BoomspecError(f"{place}: cannot be written: {error.strerror or error}", hint="give another folder")
 
 
-def export(graph: TaskGraph, store: Store, plan: str | None, target: Path, *, force: bool = False) -> None:
+def export(
+    graph: TaskGraph, store: Store, plan: str | None, target: Path, *, force: bool = False, shared: bool = False
+) -> None:
     """Write the member of this layer plan ("s0 s1 t4") into the folder `target`.
 
-    Without a plan every size is written, each into a folder of its own, in one pass over the weights. A model that is
-    there already is replaced with `force`, and else, like any folder that is not empty, refused. Raises BoomspecError
-    for that, and for what the store does not hold (yet).
+    Without a plan every size is written in one pass over the weights, each into a folder of its own, or `shared`. A
+    model that is there already is replaced with `force`, and else, like any folder that is not empty, refused. Raises
+    BoomspecError for that, and for what the store does not hold (yet).
     """
-    # Not at the top: these read the environment that `main` sets.
-    from runners.assembly.assemble import assemble_family
-    from runners.modeling.models import built_folder, fitted_weights, lineage_of, owner_folders
-    from runners.report.model_card import model_card
-
     target = target.absolute()
     check_target(target, force=force)
-    lineage, built = lineage_of(graph), None
-    members = {folder_name(lineage, member): member for member in lineage.members}
-    if plan is not None:
-        chosen = next((one for one in (lineage.trained, *lineage.members) if layers_text(one.plan) == plan), None)
-        if chosen is None:
-            raise BoomspecError(f"no model of this family has the layer plan {plan}")
-        members = {"": chosen}
     with _appearing(target, force=force) as folder, named({folder: str(target)}):
         if plan is not None:
-            built = built_folder(graph, store, members[""])
-        if built is not None:
-            shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            _write_size(graph, store, plan, folder, target.name)
         else:
-            owners = {TEACHER, *(layer.owner for member in members.values() for layer in member.plan)}
-            plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
-            code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, owners)
-            fitted = {folder / name: fitted_weights(graph, store, member) for name, member in members.items()}
-            assemble_family(sources, plans, code=code, rest=lineage.rest, fitted=fitted)
-        for name, member in members.items():
-            called = f"{target.name}-{name}" if name else target.name
-            card = model_card(graph, store, member, folder=folder / name, name=called)
-            (folder / name / "README.md").write_text(redact(card), encoding="utf-8")
+            _write_all(graph, store, folder, target.name, shared=shared)
+
+
+def _write_size(graph: TaskGraph, store: Store, plan: str, folder: Path, name: str) -> None:
+    # Not at the top: these read the environment that `main` sets.
+    from runners.modeling.models import built_folder, lineage_of
+    from runners.report.model_card import model_card
+
+    lineage = lineage_of(graph)
+    chosen = next((one for one in (lineage.trained, *lineage.members) if layers_text(one.plan) == plan), None)
+    if chosen is None:
+        raise BoomspecError(f"no model of this family has the layer plan {plan}")
+    if (built := built_folder(graph, store, chosen)) is not None:
+        shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    else:
+        _assemble(graph, store, {folder: chosen})
+    card = model_card(graph, store, chosen, folder=folder, name=name)
+    (folder / CARD).write_text(redact(card), encoding="utf-8")
+
+
+def _write_all(graph: TaskGraph, store: Store, folder: Path, name: str, *, shared: bool) -> None:
+    from runners.assembly.family_folder import write_family
+    from runners.modeling.models import fitted_weights, lineage_of, owner_folders
+    from runners.report.family_card import base_of, family_card, index, results_of
+    from runners.report.model_card import model_card
+
+    lineage, results = lineage_of(graph), results_of(graph, store)
+    if shared:
+        sizes = size_folders(lineage)
+        sources = owner_folders(graph, store, (TEACHER, STUDENT))
+        base, facts = base_of(graph), {owner: read_facts(source) for owner, source in sources.items()}
+        description = FamilyFile(
+            name=graph.name,
+            model_type=facts[TEACHER].model_type,
+            family=lineage.to_json(),
+            counts={owner: model.count for owner, model in facts.items()},
+            sizes=(),
+            results=tuple(results),
+            base_model=base.get("base_model"),
+            license=None if (licence := base.get("license")) is None else str(licence),
+            graph=graph.id,
+        )
+        fitted = {size: fitted_weights(graph, store, member) for size, member in sizes.items()}
+        write_family(sources, sizes, folder, description, rest=lineage.rest, fitted=fitted)
+    else:
+        sizes = {folder_name(lineage, member): member for member in lineage.members}
+        _assemble(graph, store, {folder / size: member for size, member in sizes.items()})
+        for size, member in sizes.items():
+            card = model_card(graph, store, member, folder=folder / size, name=f"{name}/{size}")
+            (folder / size / CARD).write_text(redact(card), encoding="utf-8")
+        text = json_text(index(graph, sizes, results), indent=1, ensure_ascii=False)
+        (folder / INDEX_FILE).write_text(redact(text) + "\n", encoding="utf-8")
+    card = family_card(graph, sizes, results, kind="family" if shared else "folders", name=name)
+    (folder / CARD).write_text(redact(card), encoding="utf-8")
+
+
+def _assemble(graph: TaskGraph, store: Store, members: dict[Path, Member]) -> None:
+    from runners.assembly.assemble import assemble_family
+    from runners.modeling.models import fitted_weights, lineage_of, owner_folders
+
+    owners = {TEACHER, *(layer.owner for member in members.values() for layer in member.plan)}
+    plans = {folder: (member.plan, member.tied) for folder, member in members.items()}
+    code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, owners)
+    fitted = {folder: fitted_weights(graph, store, member) for folder, member in members.items()}
+    assemble_family(sources, plans, code=code, rest=lineage_of(graph).rest, fitted=fitted)
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -103,7 +157,8 @@ def check_target(target: Path, *, force: bool) -> None:
         raise BoomspecError(f"{target} is a file", hint="give a folder")
     if not force:
         raise BoomspecError(f"{target} is not empty", hint="give another folder, or replace the model there: --force")
-    if not (target / "config.json").is_file():  # --force must not delete a home folder
+    # --force must not delete a home folder
+    if not any((target / name).is_file() for name in (CONFIG, FAMILY_FILE)):
         raise BoomspecError(f"{target} holds no model, so it is not replaced", hint="give another folder")
 
 

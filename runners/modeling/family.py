@@ -151,9 +151,12 @@ def open_family(teacher: Path, student: Path, lineage: Lineage, *, dtype: Dtype 
 
 
 def torch_dtype(dtype: Dtype, folder: Path) -> torch.dtype:
-    if dtype is None:
-        return stored_dtype(folder)
+    return floating_dtype(dtype) or stored_dtype(folder)
+
+
+def floating_dtype(dtype: Dtype) -> torch.dtype | None:
+    """The dtype of torch that a name means; None for None. Raises BoomspecError for what is none."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if dtype is not None and (not isinstance(found, torch.dtype) or not found.is_floating_point):
         raise BoomspecError(f"'{dtype}' is not a floating-point dtype of torch", hint="for example: bfloat16, float32")
     return found

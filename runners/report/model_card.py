@@ -28,8 +28,8 @@ _FROM_BASE = ("license", "license_name", "license_link", "language")  # what a d
 def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, name: str) -> str:
     """The text of README.md for the model that lies in `folder`; `name` is what it is loaded by."""
     lineage = lineage_of(graph)
-    teacher, student = _source(graph, lineage.teacher), _source(graph, lineage.student)
-    base = _base_metadata(teacher) if teacher is not None else {}
+    teacher, student = source_of(graph, lineage.teacher), source_of(graph, lineage.student)
+    base = base_metadata(teacher) if teacher is not None else {}
     masked = "ForMaskedLM" in str(read_config(folder).get("architectures"))
     kind = "student" if member.plan == lineage.trained.plan else "teacher" if member.is_teacher else "interpolated"
     metadata = ModelCardData(
@@ -83,7 +83,7 @@ def front_matter_of(card: str) -> dict[str, Any]:
         return {}
 
 
-def _source(graph: TaskGraph, model: str) -> Source | None:
+def source_of(graph: TaskGraph, model: str) -> Source | None:
     """Where a model comes from that exists, dequantised or as it is; None for one that the graph trains."""
     node = graph.nodes.get(model)
     if node is not None and isinstance(node.task.record, Dequantize):
@@ -98,17 +98,17 @@ def _other_teachers(graph: TaskGraph, student: str) -> list[tuple[str, str]]:
         return []
     found = []
     for role, weight in zip(record.others.roles, record.others.weights, strict=True):
-        source = _source(graph, node.task.inputs[role])
+        source = source_of(graph, node.task.inputs[role])
         if source is None:
             found.append((f"{role} (weight {weight:g})", "pretrained by this experiment with another seed"))
         else:
-            card = _base_metadata(source)
+            card = base_metadata(source)
             licence = card.get("license", "not found in its card")
             found.append((f"{role} (weight {weight:g})", f"`{card['base_model']}`, licence {licence}"))
     return found
 
 
-def _base_metadata(source: Source) -> dict[str, Any]:
+def base_metadata(source: Source) -> dict[str, Any]:
     """The name of the base model, and what its card says that ours repeats."""
     if "folder" in source.location:
         path = Path(source.location["folder"]) / _CARD
@@ -142,7 +142,9 @@ def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[
     columns = {"student": lineage.student, "this model": own, "teacher": lineage.teacher}
     if kind != "interpolated":  # it is one of the other two
         columns = {f"{name} (this model)" if name == kind else name: columns[name] for name in ("student", "teacher")}
-    found = {(model, row.measure, row.metric): row for model, row in _rows(graph, store) if model in columns.values()}
+    found = {
+        (model, row.measure, row.metric): row for model, row in measured_rows(graph, store) if model in columns.values()
+    }
     lines = []
     for measure, metric in dict.fromkeys((row.measure, row.metric) for row in found.values()):
         rows = [found.get((model or "", measure, metric)) for model in columns.values()]
@@ -152,7 +154,7 @@ def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[
     return {"labels": list(columns), "lines": lines, "evaluated": any(model == own for model, _, _ in found)}
 
 
-def _rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
+def measured_rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
     """Every number in the store, with the id of the model that it is of."""
     for report in (node.task for node in graph.nodes.values() if isinstance(node.task.record, Report)):
         assert isinstance(report.record, Report)

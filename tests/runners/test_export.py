@@ -27,6 +27,7 @@ from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
 from runners.assembly.assemble import assemble
 from runners.cli.export import export, main
+from runners.modeling.family_folder import open_family_folder
 from runners.report.model_card import fence, front_matter_of
 from tests.messages import wording
 from tests.runners import here, tiny
@@ -139,7 +140,8 @@ def test_the_command_writes_a_folder_that_transformers_loads(made, tmp_path):
 def test_every_size_is_written_at_once_each_as_it_would_be_alone(made, tmp_path):
     export(made.graph, made.store, None, tmp_path / "all")
     members = made.graph.family.members
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [f"{m.layers}-layers" for m in members]
+    names = [f"{member.layers}-layers" for member in members]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [*names, "README.md", "index.json"]
     for member in members:
         alone, together = tmp_path / f"{member.layers}", tmp_path / "all" / f"{member.layers}-layers"
         export(made.graph, made.store, layers_text(member.plan), alone)
@@ -149,6 +151,63 @@ def test_every_size_is_written_at_once_each_as_it_would_be_alone(made, tmp_path)
         assert f"{member.layers} layers" in (together / "README.md").read_text()
     with pytest.raises(BoomspecError, match="is not empty"):
         export(made.graph, made.store, None, tmp_path / "all")
+
+
+def test_the_card_and_the_index_of_all_sizes_say_what_each_is_and_what_was_measured(made, tmp_path):
+    export(made.graph, made.store, None, tmp_path / "all")
+    written = json.loads((tmp_path / "all" / "index.json").read_text())
+    assert [size["path"] for size in written["sizes"]] == ["3-layers", "4-layers", "5-layers", "6-layers"]
+    losses = [[result["value"] for result in size["results"]] for size in written["sizes"]]
+    assert losses == [[3.75], [], [3.5], [3.25]]
+    assert (written["base_model"], written["license"]) == ("base-6L", "other")
+    card = (tmp_path / "all" / "README.md").read_text()
+    assert front_matter_of(card)["base_model"] == "base-6L"
+    assert front_matter_of(card)["license_name"] == "tiny"
+    lines = [line for line in card.splitlines() if line.startswith("| `")]
+    assert [line.split("|")[-2].strip() for line in lines] == ["3.750 ± 0.020", "", "3.500 ± 0.020", "3.250 ± 0.020"]
+    for size, line in zip(written["sizes"], lines, strict=True):
+        assert f"`{size['path']}` | {size['layers']} | {size['parameters']:,} |" in line
+        AutoModelForCausalLM.from_pretrained(tmp_path / "all", subfolder=size["path"])  # as the card says
+
+
+def test_a_family_in_one_folder_needs_neither_its_spec_nor_its_store(made, tmp_path):
+    done = call("export", made.spec, "--family", tmp_path / "family")
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path / 'family' / '5-layers'}: 5 layers, " in done.output
+    read = open_family_folder(tmp_path / "family")
+    family = boomspec.family(made.spec)
+    for member in family.lineage.members:
+        size = f"{member.layers} layers"
+        assert torch.equal(logits(read.model(size)), logits(family.model(size)))
+    assert AutoTokenizer.from_pretrained(tmp_path / "family").chat_template == TEMPLATE
+    values = {result["plan"]: result["value"] for result in read.weights.file.results}
+    assert values == {"s0 s1 s2": 3.75, "s0 t2 t3 t4 t5": 3.5, "t0 t1 t2 t3 t4 t5": 3.25}
+    export(made.graph, made.store, None, tmp_path / "all")
+    sizes = [
+        sum(f.stat().st_size for f in path.rglob("*.safetensors")) for path in (tmp_path / "family", tmp_path / "all")
+    ]
+    assert sizes[0] < 0.6 * sizes[1]
+    card = (tmp_path / "family" / "README.md").read_text()
+    assert 'boomspec.family("family")' in card
+    assert "`5-layers`" in card
+    with pytest.raises(BoomspecError, match="is not empty"):
+        export(made.graph, made.store, None, tmp_path / "family", shared=True)
+    export(made.graph, made.store, None, tmp_path / "family", shared=True, force=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--all", "--family", "x"], wording("export.one_of_two")),
+        (["--all", "3 layers", "x"], wording("export.option_takes_a_folder", option="--all", count=2)),
+        (["--family"], wording("export.option_takes_a_folder", option="--family", count=0)),
+        (["3 layers"], wording("export.size_and_folder", count=1)),
+    ],
+)
+def test_a_call_that_means_nothing_is_an_error(made, arguments, message):
+    result = call("export", made.spec, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 def test_the_card_says_what_the_model_is_and_how_it_was_made(made, tmp_path):

@@ -1,0 +1,85 @@
+"""`boomspec export`: sizes of a run for others to use, as folders of Hugging Face models."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from boomspec.commands import options, shared
+from boomspec.core.errors import BoomspecError
+from boomspec.core.json_text import json_text
+from boomspec.core.sizes import Member, compact_plan, folder_name
+from boomspec.models.family_file import size_folders
+from boomspec.plan.run import Run, open_run
+from boomspec.store import Where
+
+_PATH = click.Path(path_type=Path)
+_ALL = "all"
+
+
+@click.command("export")
+@click.argument("run", type=_PATH, shell_complete=options.offered("runs_and_specs"))
+@click.argument("places", nargs=-1, metavar="[SIZE] FOLDER")
+@options.store_option
+@click.option("--all", "every", is_flag=True, help="Every size, each in a folder of its own below FOLDER.")
+@click.option("--family", is_flag=True, help="Every size, in one FOLDER whose sizes share the files of their weights.")
+@click.option("--force", is_flag=True, help="Replace the model, or the family, that is in the folder.")
+@options.json_option
+def command(
+    run: Path, places: tuple[str, ...], store: Where | None, every: bool, family: bool, force: bool, as_json: bool
+) -> None:
+    """Write one SIZE of RUN (a spec or the folder of a run) into FOLDER, as a Hugging Face model with a model card.
+
+    SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest size not above it; the spec need not list it).
+
+    --all writes every size, with one card of them all and index.json beside them. --family writes them into one folder
+    that takes little more than teacher and student: boomspec.family("FOLDER").model("80%") loads one of them.
+
+    \b
+    Examples:
+      boomspec export specs/quickstart.yaml '6 layers' model
+      boomspec export specs/quickstart.yaml --all models
+      boomspec export specs/quickstart.yaml --family family
+    """
+    size, folder = _asked(places, every=every, family=family)
+    finished = open_run(run, store)
+    members = finished.every() if size is None else (finished.member(size),)
+    options = {"plan": None if size is None else members[0].to_json()["plan"], "force": force, "json": as_json}
+    options |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family}
+    if code := shared.wait_for("runners.cli.export", finished.graph, **options):
+        sys.exit(code)
+    written = _written(finished, folder, members, one=size is not None, family=family)
+    if as_json:
+        listed = [{"folder": str(path.absolute()), **member.to_json()} for path, member in written.items()]
+        click.echo(json_text(listed if size is None else listed[0]))
+        return
+    for path, member in written.items():
+        click.echo(f"{path}: {member.layers} layers, {member.parameters:,} parameters, {compact_plan(member.plan)}")
+
+
+def _asked(places: tuple[str, ...], *, every: bool, family: bool) -> tuple[str | None, Path]:
+    """The size, or None for all, and the folder. Raises BoomspecError for a call that means nothing."""
+    if every and family:
+        raise BoomspecError("--all and --family: one of them", hint="--family shares the files of the weights")
+    if every or family:
+        option = "--all" if every else "--family"
+        if len(places) != 1:
+            message = f"{option} takes a folder and no size: {len(places)} arguments follow the run"
+            raise BoomspecError(message, hint=f"boomspec export RUN {option} FOLDER")
+        return None, Path(places[0])
+    if len(places) != 2:
+        message = f"a size and a folder follow the run: {len(places)} arguments do"
+        raise BoomspecError(message, hint="boomspec export RUN SIZE FOLDER, or: boomspec export RUN --all FOLDER")
+    size, folder = places
+    return None if size == _ALL else size, Path(folder)
+
+
+def _written(
+    finished: Run, folder: Path, members: tuple[Member, ...], *, one: bool, family: bool
+) -> dict[Path, Member]:
+    lineage = finished.lineage()
+    if one:
+        return {folder: members[0]}
+    if family:
+        return {folder / name: member for name, member in size_folders(lineage).items()}
+    return {folder / folder_name(lineage, member): member for member in members}
