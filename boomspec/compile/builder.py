@@ -54,6 +54,7 @@ class Builder:
     lineage: Lineage | None = None
     products: tuple[str, ...] = ()
     cells: tuple[Cell, ...] = ()  # the numbers of the report
+    deployed: tuple[Cell, ...] = ()  # what the report has beside them
     roles: dict[str, str] = field(default_factory=dict)  # the tasks that they come from
 
     def source(self, source: Source) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from boomspec.compile.assistants import assistants
+from boomspec.compile.deployment import with_prompts
 from boomspec.compile.family import (
     ResolvedFamily,
     check_teacher,
@@ -63,6 +64,7 @@ def check_complete(file: SpecFile) -> ResolvedFamily | None:
     """The same of one whose defaults are filled in."""
     if problems := [*_path_problems(file), *training_problems(file)]:
         raise file.error(*problems)
+    with_prompts(file)
     facts = local_facts(file)
     return None if facts is None else check_against(file, facts)
 

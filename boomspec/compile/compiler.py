@@ -21,6 +21,7 @@ from boomspec.compile.baselines import add_interpolated, baselines
 from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check_against, check_complete, together
 from boomspec.compile.cost.pricing import priced
+from boomspec.compile.deployment import add_deployed, with_prompts
 from boomspec.compile.family import EvaluatedModel, ResolvedFamily, kept_layers, patched_sets, resolve_family
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.lm_eval.sources import generates
@@ -134,7 +135,7 @@ def tasks_of(file: SpecFile, answers: Answers) -> tuple[dict[str, Task], bool]:
 
 def _compile(file: SpecFile, answers: Answers) -> Builder:
     """One experiment up to its numbers, or to the searches that come first."""
-    resolved = resolve(file.spec)
+    resolved = resolve(with_prompts(file).spec)
     file = replace(file, spec=resolved.spec)
     check_complete(file)
     build = Builder(file, resolved, answers)
@@ -159,6 +160,7 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
             models = [teacher, student, *inner, *baselines(build, family)]
             if not build.pending:
                 _add_numbers(build, models)
+                add_deployed(build, models)
                 build.products = tuple(model.task for model in inner if model.task in build.nodes)
                 fitted = file.spec.interpolate.seam is not None
                 trained = (family.student, family.every, family.rest, fitted)
@@ -267,20 +269,26 @@ def _report(build: Builder) -> str:
     searched = {name: f"search/{name}" for name in searches}
     inputs = build.roles | {trained[label]: task for label, task in build.trainings.items()}
     inputs |= {searched[name]: task for name, task in searches.items()}
-    return build.add("report", Report(cells=build.cells, trainings=trained, searches=searched), inputs)
+    shown = {"trainings": trained, "searches": searched, "deployed": build.deployed or None}
+    return build.add("report", Report(cells=build.cells, **shown), inputs)
 
 
 def _comparison(builds: Sequence[Builder]) -> Node:
     """The experiments on one page, in the place of their reports."""
-    compared = tuple(Compared(label=b.file.label, axes=b.file.axes, cells=b.cells) for b in builds)
+    compared = tuple(
+        Compared(label=b.file.label, axes=b.file.axes, cells=b.cells, deployed=b.deployed or None) for b in builds
+    )
     inputs = {f"{build.file.label}/{role}": task for build in builds for role, task in build.roles.items()}
     # The record's canonical JSON: experiments of one family have the same cells, which are encoded once.
     encoded = {
         i: canonical_plain([cell.model_dump(mode="json", exclude_none=True) for cell in cells])
-        for i, cells in {id(build.cells): build.cells for build in builds}.items()
+        for i, cells in {id(cells): cells for build in builds for cells in (build.cells, build.deployed)}.items()
     }
-    rows = [
-        f'{{"axes":{canonical_plain(b.file.axes)},"cells":{encoded[id(b.cells)]},"label":{canonical_plain(b.file.label)}}}'
-        for b in builds
-    ]
+
+    def row(build: Builder) -> str:
+        deployed = f'"deployed":{encoded[id(build.deployed)]},' if build.deployed else ""
+        axes, label = canonical_plain(build.file.axes), canonical_plain(build.file.label)
+        return f'{{"axes":{axes},"cells":{encoded[id(build.cells)]},{deployed}"label":{label}}}'
+
+    rows = [row(build) for build in builds]
     return Node(Task(Comparison(experiments=compared), inputs, f'{{"experiments":[{",".join(rows)}]}}'), "comparison")

@@ -53,6 +53,8 @@ def variable_problems(file: SpecFile) -> Iterator[Problem]:
         paths |= {("data", "held_out", "files", i): name for i, name in enumerate(held_out or ())}
     if spec.evaluate is not None:
         paths["evaluate", "tasks_folder"] = spec.evaluate.tasks_folder
+        if spec.evaluate.texts is not None:
+            paths["evaluate", "texts", "file"] = spec.evaluate.texts.file
     for kind in ("wandb", "mlflow"):
         paths |= {("execution", "tracking", kind, name): str(text) for name, text in tracking.get(kind, {}).items()}
     for place, text in paths.items():

@@ -276,3 +276,29 @@ def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None
         vllm = {"backend": "vllm"} if evaluate.backend == "vllm" and only_generates(file, task.task) else {}
         found.append((name, tasks.Evaluate(measure=measure, **settings, **vllm), source))
     return found
+
+
+@memoized_for("evaluate", "seed", "determinism")
+def deployments(file: SpecFile) -> list[tasks.Record]:
+    """What is looked at of every model beside its quality. The prompts must have been read."""
+    found: list[tasks.Record] = []
+    if (evaluate := file.spec.evaluate) is None:
+        return found
+    if (asked := evaluate.texts) is not None:
+        assert asked.prompts is not None
+        draws = asked.temperature > 0
+        written = tasks.Texts(
+            prompts=asked.prompts,
+            chat=asked.with_chat,
+            system=asked.system,
+            template=asked.template or None,
+            settings=tasks.Generation(**asked.model_dump(include=set(tasks.Generation.model_fields))),
+            samples=asked.samples if asked.samples > 1 else None,
+            seed=file.spec.seed if draws else None,
+            precision=evaluate.precision,
+            determinism=_determinism(file.spec),
+        )
+        found.append(written)
+    if (speed := evaluate.speed) is not None:
+        found.append(tasks.Speed(**speed.model_dump(), precision=evaluate.precision))
+    return found

@@ -119,6 +119,9 @@ class Spec(Strict):
             unused = [kind for kind in kinds if kind in self.execution.model_fields_set]
             if unused and (self.distill is None or getattr(self.distill, option) is None):
                 raise FieldError(message, at=("execution", unused[0]))
+        for kind in ("texts", "speed"):
+            if kind in self.execution.model_fields_set and not (self.evaluate and getattr(self.evaluate, kind)):
+                raise FieldError(f"evaluate.{kind} is not asked for", at=("execution", kind))
         blockwise = self.distill and self.distill.blockwise
         own = self.student
         if blockwise and blockwise.polish is None and own.train_embedding and "train_embedding" in own.model_fields_set:

@@ -93,7 +93,9 @@ def _repeat(
         view.event(event)
         if event["event"] == "task_finished":
             node = graph.nodes[event["task"]]
-            checks.append(compare(node, original, scratch, tolerance(node.id)))
+            made_of = [node.id, *(graph.task_inputs(node.id) if options.end_to_end else ())]
+            measured = not all(graph.nodes[i].task.record.repeatable for i in made_of)
+            checks.append(compare(node, original, scratch, tolerance(node.id), measured=measured))
             if not (options.keep or options.end_to_end):
                 scratch.discard(node.task.kind, node.id)
 

@@ -7,6 +7,9 @@ submitted before. Placing is Ray's alone.
 Tasks that share work (`runners.executor.sharing`) are given together. They wait for each other as long as those that
 are not ready wait for copies of files alone. A group is split where there is more room than there are groups.
 
+Tasks that measure the machine run alone: one is given when nothing else is ready, and nothing else while it runs. What
+other runs do there meanwhile, nobody here knows.
+
 Where another run has made the last task of a kind meanwhile, it may have made more: those that are ready are looked at
 by one task of Ray, because to submit a task takes longer than to look. Those that are missing come back.
 """
@@ -60,6 +63,8 @@ class Ready:
         self._taken: Counter[str] = Counter()
         self._given: dict[str, _Part] = {}  # by the tasks of it that have not ended
         self._last: _Claims = ()
+        self._exclusive = {task_id for task_id in self._claims if graph.nodes[task_id].task.record.exclusive}
+        self._quiet: list[tuple[int, _Part]] = []  # a heap of those of them that are ready
         self._kinds = {task_id: graph.nodes[task_id].task.kind for task_id in self._claims}
         self._seconds: dict[str, float] = {}  # of the last task of each kind that has ended
         self._found: set[str] = set()  # kinds whose last task was there already
@@ -84,10 +89,14 @@ class Ready:
             if task_id in self._sharing.groups:
                 self._held.add(task_id)
             else:
-                heappush(self._ready[self._claims[task_id]], (self._places[task_id], (task_id,)))
+                heappush(self._queue(task_id), (self._places[task_id], (task_id,)))
         self._release()
+        if not self._exclusive.isdisjoint(self._given):
+            return ()
         # Where nothing runs there is always room: what Ray cannot place now, it keeps.
         found = [queue for queue in self._ready.values() if queue and not (self._given and self._full(queue[0][1]))]
+        if not found and self._quiet and not self._given:
+            found = [self._quiet]
         if not found:
             return ()
         _, part = heappop(min(found))
@@ -108,7 +117,8 @@ class Ready:
         return found
 
     def _may_be_made(self, part: _Part) -> bool:
-        return len(part) == 1 and self._kinds[part[0]] in self._found and part[0] not in self._missing
+        alone = len(part) == 1 and part[0] not in self._exclusive
+        return alone and self._kinds[part[0]] in self._found and part[0] not in self._missing
 
     def missing(self, task_ids: Iterable[str]) -> None:
         """These were looked at: they have to be made, and are ready."""
@@ -116,7 +126,7 @@ class Ready:
             self._found.discard(self._kinds[task_id])
             self._missing.add(task_id)
             self._end_claims(task_id)
-            heappush(self._ready[self._claims[task_id]], (self._places[task_id], (task_id,)))
+            heappush(self._queue(task_id), (self._places[task_id], (task_id,)))
 
     def ended(self, task_id: str, *, made: bool, found: bool = False, seconds: float = math.inf) -> list[str]:
         """A task has ended, after so long; `found`: it was made already. Returns those that can never start now."""
@@ -132,6 +142,9 @@ class Ready:
             self._needs[other].discard(task_id)
         self._sorter.done(task_id)
         return []
+
+    def _queue(self, task_id: str) -> list[tuple[int, _Part]]:
+        return self._quiet if task_id in self._exclusive else self._ready[self._claims[task_id]]
 
     def _end_claims(self, task_id: str) -> None:
         """Ray does not have a task any more. Tasks that it has as one claim something until the last one has ended."""

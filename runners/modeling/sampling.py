@@ -67,7 +67,7 @@ class Writer:
     @torch.no_grad()
     def write(self, prompts_BP: Tensor, uniforms_BN: Tensor) -> Tensor:
         """tokens_BT: each prompt and what is written behind it. Runs where the models are; in evaluation mode."""
-        readers = [_Reader(model) for model, _ in self.models]
+        readers = [Reader(model) for model, _ in self.models]
         tokens, read_BT = [prompts_BP], prompts_BP
         prefix = prompts_BP.new_tensor(self.ends.prefix if set(self.ends.prefix) != {self.ends.eos} else ())
         # How much of the prefix is written; all of it: none is due.
@@ -126,7 +126,7 @@ def _grains(weights_BV: Tensor) -> Tensor:
     return (weights_BV * _GRAINS).long()
 
 
-class _Reader:
+class Reader:
     """A model that reads on: what it has read is in its cache."""
 
     def __init__(self, model: Any) -> None:
@@ -139,6 +139,6 @@ class _Reader:
         self._cache = getattr(output, "past_key_values", None)
         if self._cache is None:
             message = f"model type '{self._type}': it keeps no keys and values, so it cannot write text here"
-            raise BoomspecError(message, hint="leave out distill.generated and distill.on_policy")
+            raise BoomspecError(message, hint="leave out what has it write, such as distill.on_policy")
         logits_BV: Tensor = self._head(output[0][:, -1])
         return logits_BV

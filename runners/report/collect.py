@@ -6,7 +6,7 @@ In: a record and, for each of its inputs, a folder or the reason why there is no
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,7 +18,21 @@ from boomspec.core.files import read_json
 from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
 from runners.report.loss_terms import terms_at_start
-from runners.report.study import SEED, SERIES, Missing, PatchSearch, Row, Size, Study, TrainingCurves, Trial, curve_of
+from runners.report.study import (
+    SEED,
+    SERIES,
+    SPEED,
+    Missing,
+    PatchSearch,
+    Row,
+    Size,
+    Study,
+    Text,
+    TrainingCurves,
+    Trial,
+    Written,
+    curve_of,
+)
 from runners.runtime.tables import read_frame, read_table
 
 Find = Callable[[str], Path | str]
@@ -34,7 +48,7 @@ def collect(record: Report | Comparison, find: Find) -> Study:
         for name, value in (axis for trial in found for axis in trial.axes.items()):
             axes.setdefault(name, {})[value] = None
         return Study(found, {name: tuple(values) for name, values in axes.items()})
-    trial = _trial(Compared(label="", axes={}, cells=record.cells), "", find, read)
+    trial = _trial(Compared(label="", axes={}, cells=record.cells, deployed=record.deployed), "", find, read)
     trainings, searches = (
         [(label, folder) for label, role in roles.items() if isinstance(folder := find(role), Path)]
         for roles in (record.trainings, record.searches)
@@ -81,15 +95,25 @@ class _Evaluation:
 
 def _trial(experiment: Compared, prefix: str, find: Find, read: Callable[[Path], _Evaluation]) -> Trial:
     sizes, seen = dict[Cell, Size](), Counter[Any]()
-    for cell in experiment.cells:  # of all cells, so that one that is missing does not rename its twin
+    for cell in (
+        *experiment.cells,
+        *(experiment.deployed or ()),
+    ):  # of all cells, so that one that is missing does not rename its twin
         place = curve_of(cell), cell.measure, cell.layers
         sizes[cell] = Size(cell.layers, seen[place])
         seen[place] += 1
-    rows, missing = list[Row](), list[Missing]()
+    rows, missing, speeds, written = list[Row](), list[Missing](), list[Row](), list[Written]()
+    deployed = set(experiment.deployed or ())
     for cell, size in sorted(sizes.items(), key=lambda item: (list(SERIES).index(item[0].series), item[0].parameters)):
         folder = find(prefix + cell.input)
         if isinstance(folder, str):
             missing.append(Missing(cell, size, cell.measure, folder))
+            continue
+        if cell in deployed:
+            if cell.measure == SPEED:
+                speeds += _speeds(cell, size, folder)
+            else:
+                written.append(_written(cell, size, folder))
             continue
         evaluation = read(folder)
         yardstick = evaluation.yardstick if experiment.axes else ""  # one experiment is compared with no other
@@ -119,7 +143,27 @@ def _trial(experiment: Compared, prefix: str, find: Find, read: Callable[[Path],
 
     own_rows = tuple(replace(row, measure=name(row.cell, row.measure)) for row in rows)
     own_missing = tuple(replace(m, measure=name(m.cell, m.measure)) if m.metrics else m for m in missing)
-    return Trial(experiment.label, experiment.axes, sizes, own_rows, own_missing)
+    shown = tuple(speeds), tuple(written)
+    return Trial(experiment.label, experiment.axes, sizes, own_rows, own_missing, *shown)
+
+
+def _speeds(cell: Cell, size: Size, folder: Path) -> Iterator[Row]:
+    """The numbers of a `speed` artifact."""
+    found = read_json(folder / "speed.json")
+    threads = f" with {found['threads']} thread{'s' * (found['threads'] > 1)}" if "threads" in found else ""
+    lengths = f"{found['prompt_tokens']:,} + {found['new_tokens']:,} tokens, batch {found['batch']:,}"
+    yardstick = f"{found['device']}{threads}, {found['precision']}, {lengths}, {found['engine']}"
+    for name, metric in found["metrics"].items():
+        if metric["value"] is not None:
+            value, better = float(metric["value"]), bool(metric["higher_is_better"])
+            yield Row(cell, size, folder, yardstick, SPEED, name, value, None, better, metric["note"])
+
+
+def _written(cell: Cell, size: Size, folder: Path) -> Written:
+    """The texts of a `texts` artifact."""
+    found = read_json(folder / "texts.json")
+    texts = tuple(Text(*(text[name] for name in Text._fields)) for text in found["texts"])
+    return Written(cell, size, bool(found["chat"]), texts)
 
 
 def _finite(text: str) -> float | None:

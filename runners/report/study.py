@@ -35,7 +35,17 @@ SEED = "seed"  # the axis whose values repeat an experiment
 VARIANT, BASE = "variant", "base"
 FAMILY = "family"
 _FAMILY = ("student", "interpolated", "teacher")
-UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
+UNITS = {
+    "loss": "nats per token",
+    "bits_per_byte": "bits per byte",
+    "decode_tokens_per_second": "tokens/s",
+    "prefill_tokens_per_second": "tokens/s",
+    "first_token_seconds": "s",
+    "peak_memory_bytes": "bytes",
+    "weight_bytes": "bytes",
+    "cache_bytes": "bytes",
+}
+SPEED = "speed"  # what cells are called that are no quality; others hold texts
 MOST_IN_RANGE = 4  # of fewer than five values the standard deviation says little
 
 
@@ -85,6 +95,31 @@ class Missing:
         return self.measure == measure and (not self.metrics or metric in self.metrics)
 
 
+class Text(NamedTuple):
+    """A text that a model wrote. `ended`: by the model; else it was cut."""
+
+    prompt: str
+    sample: int
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one model wrote. `chat`: whether prompts stood in the chat template."""
+
+    cell: Cell
+    size: Size
+    chat: bool
+    texts: tuple[Text, ...]
+
+    @property
+    def model(self) -> str:
+        """The model's label: "student", "interpolated 24 layers"."""
+        return model_of(self.cell)
+
+
 @dataclass(frozen=True)
 class TrainingCurves:
     """`steps` as logged; `pairs`: cosine similarity of aligned states before and after (distillation only).
@@ -126,13 +161,19 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One experiment. `cells`: what its spec asks for, whether there are results or not."""
+    """One experiment. `cells`: what its spec asks for, whether there are results or not.
+
+    speeds: speed and memory of models, no quality: rows of the measure SPEED, whose `yardstick` says on what and how
+    they were measured. written: the texts of models.
+    """
 
     label: str
     axes: dict[str, str]
     cells: dict[Cell, Size]
     rows: tuple[Row, ...]
     missing: tuple[Missing, ...] = ()
+    speeds: tuple[Row, ...] = ()
+    written: tuple[Written, ...] = ()
 
     def series(self, name: str, measure: str, metric: str) -> list[Row]:
         """The rows of FAMILY or of one series, by parameters."""
@@ -186,6 +227,7 @@ class Study:
     ) -> None:
         self.trials, self.axes, self.trainings, self.searches = trials, axes, trainings, searches
         self.rows = [row for trial in trials for row in trial.rows]
+        self.speeds = [row for trial in trials for row in trial.speeds]
         self.missing = [(trial, missing) for trial in trials for missing in trial.missing]
         by_axes: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
         for trial in trials:
@@ -202,8 +244,19 @@ class Study:
         self.measures = sorted(asked, key=lambda name: name != "held_out")
         by_stderr = [row for trial in trials for row in sorted(trial.rows, key=lambda row: row.stderr is None)]
         self.primary = {row.measure: row.metric for row in reversed(by_stderr)}
-        known = [(row.measure, row.metric, row.higher_is_better) for row in self.rows]
+        known = [(row.measure, row.metric, row.higher_is_better) for row in (*self.rows, *self.speeds)]
         self._better = {(m, metric): better for m, metric, better in reversed(known) if better is not None}
+
+    @property
+    def texts(self) -> dict[str, tuple[Text, ...]]:
+        """The texts by the label of the model: "teacher"; of several experiments "no-kl: teacher"."""
+        before = {trial.label: f"{trial.label}: " if self.axes else "" for trial in self.trials}
+        return {before[trial.label] + one.model: one.texts for trial in self.trials for one in trial.written}
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """On what, and how, speed and memory were measured. Numbers of two of these are not compared."""
+        return tuple(dict.fromkeys(row.yardstick for row in self.speeds))
 
     def higher_is_better(self, measure: str, metric: str = "") -> bool:
         """What the measure itself says of a metric (by default the primary one); where it says nothing, True."""
@@ -259,3 +312,8 @@ class Study:
 
 def curve_of(cell: Cell) -> str:
     return FAMILY if cell.series in _FAMILY else cell.series
+
+
+def model_of(cell: Cell) -> str:
+    """What tells a cell's model from others: two members of a family may have one size."""
+    return cell.input.rpartition("/")[0]

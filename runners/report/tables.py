@@ -5,6 +5,8 @@ results.json      the same, what is missing and why, and what the numbers say
 groups.csv        (several experiments) one row per size and metric of each group: mean and spread over its seeds
 losses.csv        one row per training and term of its loss: how large it was at the first step, and its weight
 trainings.csv     (of a run) one row per training: its tokens a second, its model FLOPs utilisation, what it ran on
+deployment.csv    (where it is asked for) one row per model and metric of speed and memory, with what it was measured on
+texts.csv         (where it is asked for) one row per text that a model wrote
 differences.csv   (several experiments) one row per size and measure of each group that is compared with another
 """
 
@@ -12,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from boomspec.core.json_text import json_text
-from boomspec.core.tasks import Cell
 from runners.report.compare import against_references, baseline_gains, ranked
+from runners.report.deployment import deployment_files
 from runners.report.findings import findings, outcome
 from runners.report.format import Footnotes, count
 from runners.report.loss_terms import TERM
-from runners.report.study import FAMILY, SERIES, Group, Size, Study, curve_of
+from runners.report.study import FAMILY, SERIES, Group, Size, Study, curve_of, model_of
 from runners.runtime.tables import csv_text
 
 Table = dict[str, Any]
@@ -43,12 +45,12 @@ def model_table(study: Study, measures: Sequence[str]) -> Table:
     columns = {
         name: list(dict.fromkeys(row.metric for row in study.rows if row.measure == name)) or [""] for name in measures
     }
-    rows = {(_model(row.cell), row.measure, row.metric): row for row in trial.rows}
+    rows = {(model_of(row.cell), row.measure, row.metric): row for row in trial.rows}
     cells = [*(row.cell for row in trial.rows), *(missing.cell for missing in trial.missing)]
-    models = {(c.layers, list(SERIES).index(c.series), _model(c)): c for c in cells}
+    models = {(c.layers, list(SERIES).index(c.series), model_of(c)): c for c in cells}
     lines: list[Table] = []
     for (layers, _, model), cell in sorted(models.items(), key=lambda item: item[0]):
-        missing, numbers = [m for m in trial.missing if _model(m.cell) == model], []
+        missing, numbers = [m for m in trial.missing if model_of(m.cell) == model], []
         for measure, metric in ((measure, metric) for measure, metrics in columns.items() for metric in metrics):
             row = rows.get((model, measure, metric))
             reasons = [m.reason for m in missing if row is None and m.concerns(measure, metric)]
@@ -64,11 +66,6 @@ def model_table(study: Study, measures: Sequence[str]) -> Table:
         for name, metrics in columns.items()
     ]
     return {"measures": heads, "lines": lines, "footnotes": footnotes.lines}
-
-
-def _model(cell: Cell) -> str:
-    """What tells a cell's model from others: two members of a family may have one size."""
-    return cell.input.rpartition("/")[0]
 
 
 def gains_table(study: Study) -> Table:
@@ -200,6 +197,9 @@ def files(study: Study, title: str, trainings: Sequence[Table] = (), terms: Sequ
         tables["groups.csv"] = _csv(["group"], study.swept, _GROUP, groups)
         tables["differences.csv"] = _csv(["group"], study.swept, _DIFFERENCE, compared)
     content |= {"results": rows, "missing": missing}
+    for name, (columns, own) in deployment_files(study).items():
+        content[name] = own
+        tables[f"{name}.csv"] = _csv(["experiment"] if several else [], study.axes, columns, own)
     if terms:
         content["losses"] = terms
         tables["losses.csv"] = csv_text(TERM, terms)

@@ -21,8 +21,9 @@ _NAMED = 5  # artifacts that an error names before it only counts
 def choose(graph: TaskGraph, names: Sequence[str], kinds: Sequence[str], *, end_to_end: bool) -> list[Node]:
     """The tasks of these names (or patterns such as "evaluate *") and kinds, in the order of the graph.
 
-    By default every task but checks, which are of one version of transformers. `end_to_end` adds every task that they
-    are made from. Raises BoomspecError for a name or kind that no task has.
+    By default every task but checks, which are of one version of transformers, and measurements of a machine, which
+    come out otherwise each time. `end_to_end` adds every task that they are made from. Raises BoomspecError for a name
+    or kind that no task has.
     """
     nodes, chosen = list(graph.nodes.values()), set[str]()
     for name in names:
@@ -37,7 +38,8 @@ def choose(graph: TaskGraph, names: Sequence[str], kinds: Sequence[str], *, end_
             raise BoomspecError(f"this run has no task of kind '{kind}'", hint=f"its kinds: {', '.join(known)}")
         chosen |= {node.id for node in nodes if node.task.kind == kind}
     if not (names or kinds):
-        chosen = {node.id for node in nodes if node.task.record.decides_results}
+        records = {node.id: node.task.record for node in nodes}
+        chosen = {i for i, record in records.items() if record.decides_results and record.repeatable}
     if end_to_end:
         for node in reversed(nodes):
             if node.id in chosen:

@@ -19,7 +19,7 @@ from boomspec.core.graph import Node, TaskGraph
 from boomspec.store import Store
 from runners.runtime.tables import read_table
 
-Verdict = Literal["identical", "within", "differs", "failed"]
+Verdict = Literal["identical", "within", "differs", "failed", "measured"]
 _DRAWN = {".png", ".html"}  # a report's figures and page: made from the numbers in the files beside them
 _CHUNK = 1 << 22  # values of a tensor, or bytes of a file, that are compared at a time
 _SHOWN = 40  # characters of a text that differs
@@ -53,8 +53,8 @@ def tolerance_of(graph: TaskGraph, task_id: str) -> float:
     return min((float(spec.get("determinism", {}).get("tolerance", 0.0)) for spec in sharing), default=0.0)
 
 
-def compare(node: Node, original: Store, again: Store, tolerance: float) -> Checked:
-    """Compare the artifacts of one task in two stores. Both must have it."""
+def compare(node: Node, original: Store, again: Store, tolerance: float, *, measured: bool = False) -> Checked:
+    """Compare the artifacts of one task in two stores. Both must have it. `measured`: its numbers are of a machine."""
     key = node.task.kind, node.id
     one, other = original.record(*key), again.record(*key)
     assert one is not None
@@ -72,6 +72,8 @@ def compare(node: Node, original: Store, again: Store, tolerance: float) -> Chec
         found |= dict.fromkeys(drawn, Apart("shows numbers that are within the tolerance", True))
     within = all(apart.within for apart in found.values())
     verdict: Verdict = ("within" if within else "differs") if found else "identical"
+    if found and measured:
+        verdict = "measured"
     return Checked(node, verdict, tolerance, found, changes(one["provenance"], other["provenance"]))
 
 

@@ -22,6 +22,7 @@ _TITLES: dict[Verdict, str] = {
     "within": "[yellow]within {:g}[/]",
     "differs": "[red]differs[/]",
     "failed": "[red]not repeated[/]",
+    "measured": "[yellow]measured again, with other numbers[/]",
 }
 
 
@@ -45,7 +46,8 @@ def to_json(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None
 def _task_json(check: Checked) -> dict[str, Any]:
     node, files = check.node, []
     for path, apart in check.files.items():
-        verdict, largest = "within" if apart.within else "differs", None if apart.largest == math.inf else apart.largest
+        verdict = "measured" if check.verdict == "measured" else "within" if apart.within else "differs"
+        largest = None if apart.largest == math.inf else apart.largest
         files.append({"path": path, "verdict": verdict, "what": apart.what, "largest": largest, "where": apart.where})
     named = {"id": node.id, "name": node.name, "kind": node.task.kind, "verdict": check.verdict}
     found = {"tolerance": check.tolerance, "files": files}
@@ -80,7 +82,8 @@ def show(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None) -
         console.print(f"\n[red]could not be made again[/]: {escape(check.node.name)}", soft_wrap=True)
         console.print("\n".join(f"  {escape(line)}" for line in lines), soft_wrap=True)
     console.print()
-    console.print(escape(_summary(len(checks), len(within), len(different), len(failed))), soft_wrap=True)
+    measured = sum(check.verdict == "measured" for check in checks)
+    console.print(escape(_summary(len(checks), len(within), len(different), len(failed), measured)), soft_wrap=True)
     if scratch is not None:
         console.print(f"kept: {escape(str(scratch))}", soft_wrap=True)
 
@@ -96,11 +99,14 @@ def _cause(check: Checked, first: Checked, end_to_end: bool) -> str:
     return "packages and hardware are the same: the task is not repeatable here, or the artifact was altered"
 
 
-def _summary(total: int, within: int, different: int, failed: int) -> str:
+def _summary(total: int, within: int, different: int, failed: int, measured: int) -> str:
     tasks = f"{total} task" + ("" if total == 1 else "s")
     if different or failed:
         parts = [f"{different} of {tasks} differ{'s' if different == 1 else ''}"] if different else []
         return "not verified: " + ", ".join(parts + ([f"{failed} could not be made again"] if failed else []))
+    if measured:
+        same = f"{total - within - measured} bit for bit and {within} within the tolerance"
+        return f"verified: {tasks}, {same}; {measured} measured the machine again, or show such numbers"
     if within:
         return f"verified: {tasks}, {total - within} bit for bit and {within} within the tolerance"
     return f"verified: {tasks}, every file the same bit for bit"

@@ -410,6 +410,18 @@ RESULTS = {
         *evaluations(measures=("first",)),
         says="evaluate.tasks.first.num_fewshot",
     ),
+    "texts that every size writes": Edit(
+        {"evaluate.texts": {"prompts": ["document"], "chat": False, "temperature": 0.5}},
+        {"evaluate.texts": "results"},
+        ("report",),
+        added=tuple(f"texts of {model}" for models in SERIES.values() for model in models),
+    ),
+    "the speed of every size": Edit(
+        {"evaluate.speed": {"prompt_tokens": 8, "new_tokens": 4}},
+        {"evaluate.speed": "results"},
+        ("report",),
+        added=tuple(f"speed of {model}" for models in SERIES.values() for model in models),
+    ),
     "one task asked in a second way": Edit(
         {"evaluate.tasks": ["first", {"task": "second", "limit": 5}, {"task": "first", "num_fewshot": 5}]},
         {"evaluate.tasks.first (5-shot)": "results"},

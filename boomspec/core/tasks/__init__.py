@@ -8,6 +8,7 @@ here, with a subclass of `Record`, and its body as `runners/tasks/<kind>.py`: bo
 from boomspec.core.tasks.asking import Chat, Generation, Thinking
 from boomspec.core.tasks.blockwise import BlockStates, DistillBlock, JoinBlocks
 from boomspec.core.tasks.check import BuiltSize, Check, Outline
+from boomspec.core.tasks.deployment import Speed, Texts
 from boomspec.core.tasks.evaluate import Evaluate, HeldOut, LmEval
 from boomspec.core.tasks.generate import Generate, Sampling
 from boomspec.core.tasks.models import Baseline, Dequantize, Interpolate, LaCo, Subset
@@ -21,12 +22,12 @@ from boomspec.core.tasks.training import Distill, OnPolicy, OtherTeachers, Patch
 from boomspec.core.types import kinds_in
 
 __all__ = [
-    "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BlockStates", "BuiltSize", "Calibration",
-    "Cell", "Chat", "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock",
-    "Evaluate", "Faithful", "Generate", "Generation", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice",
-    "LmEval", "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Precision", "Pretrain",
-    "Recipe", "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search", "Series", "Stored",
-    "Subset", "TeacherOutputs", "Thinking", "Tokenize", "TopTokens", "TrainTokenizer",
+    "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BlockStates", "BuiltSize", "Calibration", "Cell",
+    "Chat", "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock", "Evaluate",
+    "Faithful", "Generate", "Generation", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice", "LmEval",
+    "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Precision", "Pretrain", "Recipe",
+    "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search", "Series", "Speed", "Stored",
+    "Subset", "TeacherOutputs", "Texts", "Thinking", "Tokenize", "TopTokens", "TrainTokenizer",
 ]  # fmt: skip
 
 KINDS = kinds_in(__name__, Record)

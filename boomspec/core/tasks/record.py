@@ -191,6 +191,8 @@ class Record(Strict):
     reads_models: ClassVar[bool] = True  # Its body opens the models of its inputs, not only the numbers beside them.
     shows_numbers: ClassVar[bool] = False  # It draws the numbers of other tasks, and computes none.
     decides_results: ClassVar[bool] = True  # Results depend on it. If not, the graph's id leaves it out.
+    repeatable: ClassVar[bool] = True  # Made again, it comes out the same. If not, nobody calls another result broken.
+    exclusive: ClassVar[bool] = False  # It measures the machine: nothing else of its run is computed meanwhile.
     numbers: ClassVar[tuple[str, ...]] = ()  # Its files without its model, for kinds that write one.
     usual_work: ClassVar[int] = 1  # Which of two tasks starts first where their costs do not decide: that with more.
     bytes_a_second: ClassVar[float | None] = None  # What one core reads; None: as much as it copies.

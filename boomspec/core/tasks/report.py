@@ -28,7 +28,7 @@ class Cell(Strict):
     layers: int
     parameters: int
     bytes: int
-    measure: str  # "held_out", or what the lm-eval task is called
+    measure: str  # "held_out", or what the lm-eval task is called; of `deployed` the kind of the task
     input: str
     task: str | None = None  # the lm-eval task's own name, where it is called otherwise
 
@@ -43,6 +43,7 @@ class Report(Record):
     cells: tuple[Cell, ...]
     trainings: dict[str, str]  # label -> input
     searches: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults; label -> input
+    deployed: tuple[Cell, ...] | None = None  # what is no quality: speed and memory, and texts; None: nothing
 
 
 class Compared(Strict):
@@ -51,6 +52,7 @@ class Compared(Strict):
     label: str
     axes: dict[str, str]
     cells: tuple[Cell, ...]
+    deployed: tuple[Cell, ...] | None = None  # as of a report
 
 
 class Comparison(Record):

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from boomspec.core.tasks import Precision
 from boomspec.core.types import AlsoText, Strict, about
+from boomspec.spec.sections.deployment import SpeedSpec, TextsSpec
 from boomspec.spec.sections.training import Positive
 from boomspec.spec.validate import FieldError, goes_with
 
@@ -48,6 +49,10 @@ class EvaluateSpec(Strict):
     """Folder of lm-eval task YAMLs, relative to the spec."""
     held_out: HeldOutSpec | None = Field(None, examples=[{}, {"max_tokens": "1M"}])
     """Measure the held-out text; {} takes all of it."""
+    texts: TextsSpec | None = Field(None, examples=[{"prompts": ["What is the capital of France?"]}])
+    """Texts that every model writes behind the same prompts, for the report."""
+    speed: SpeedSpec | None = Field(None, examples=[{}, {"prompt_tokens": 2048, "batch": 8}])
+    """Tokens a second and memory of every model on the machine at hand; {} takes the defaults."""
     precision: Precision = about("In which the models compute.", default="bf16")
     backend: Literal["transformers", "vllm"] = Field("transformers", examples=["vllm"])
     """What writes the text of tasks that have a model generate. vllm: faster, on GPUs whose machines have it installed;
@@ -57,8 +62,8 @@ class EvaluateSpec(Strict):
     about 2 %. 0: no standard errors."""
 
     def model_post_init(self, _: object) -> None:
-        if not self.tasks and self.held_out is None:
-            raise FieldError("nothing is measured: give tasks, held_out or both")
+        if not (self.tasks or self.held_out or self.texts or self.speed):
+            raise FieldError("nothing is measured: give tasks, held_out, texts or speed")
         goes_with(self, "tasks", "tasks_folder", "bootstrap_iters", "backend")
         settings = [(task.task, task.num_fewshot, task.limit) for task in self.tasks]
         if twice := sorted({one[0] for one in settings if settings.count(one) > 1}):

@@ -189,8 +189,17 @@ class ExecutionSpec(Strict):
     baseline: MeasuringResources | None = Field(None, examples=[{"gpus": 1, "batch_size": 16}])
     """For a baseline that needs no training. Default: what `interpolate` has."""
     evaluate: MeasuringResources = about("For measuring one model in one way.", default=MeasuringResources())
+    texts: Resources | None = Field(None, examples=[{"gpus": 1}])
+    """For the texts that one model writes. Default: what `evaluate` has."""
+    speed: Resources | None = Field(None, examples=[{"gpus": 1}, {"cpus": 16}])
+    """For measuring the speed of one model; the rest of the run waits meanwhile. Default: what `evaluate` has, a share
+    of a GPU being a whole one."""
     tracking: TrackingSpec = TrackingSpec()
     """How a run is watched: TensorBoard, Weights & Biases, MLflow."""
+
+    def model_post_init(self, _: object) -> None:
+        if self.speed is not None and 0 < self.speed.gpus < 1:
+            raise FieldError("the speed of a GPU is that of a whole one", at=("speed", "gpus"), hint="0 or 1")
 
     def of(self, kind: str) -> Resources:
         """What each task of a kind gets."""
@@ -202,5 +211,8 @@ class ExecutionSpec(Strict):
             return BlockResources(**self.distill.model_dump(include=set(BlockResources.model_fields)))
         if kind == "block_states" and self.block_states is None:
             return MeasuringResources(**self.distill.model_dump(include=set(Resources.model_fields)))
+        if kind in ("texts", "speed") and getattr(self, kind) is None:
+            given = self.evaluate.model_dump(include=set(Resources.model_fields))
+            return Resources(**given | ({"gpus": float(self.evaluate.gpus > 0)} if kind == "speed" else {}))
         resources: Resources = getattr(self, kind, Resources())
         return resources

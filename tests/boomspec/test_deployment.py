@@ -1,0 +1,76 @@
+"""`evaluate.texts` and `evaluate.speed`: what they mean, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from boomspec.core.errors import SpecError
+from boomspec.core.tasks import Speed, Texts
+from tests.boomspec.conftest import Writer
+from tests.messages import wording
+
+
+def records(compiled, kind: type) -> dict[str, object]:
+    nodes = compiled.graph.nodes.values()
+    return {node.name: node.task.record for node in nodes if isinstance(node.task.record, kind)}
+
+
+def test_prompts_of_a_file_mean_what_they_mean_in_the_spec(specs: Writer) -> None:
+    (specs.folder / "prompts.txt").write_text("Who are you?\n\n  And I?\n")
+    (specs.folder / "prompts.jsonl").write_text('{"prompt": "Who are you?", "n": 1}\n{"prompt": "  And I?"}\n')
+    written = [
+        specs.edited(("evaluate.texts", given))
+        for given in (
+            {"prompts": ["Who are you?", "  And I?"]},
+            {"file": "prompts.txt"},
+            {"file": "prompts.jsonl", "chat": "auto"},
+        )
+    ]
+    assert len({compiled.graph.id for compiled in written}) == 1
+    assert records(written[0], Texts)["texts of teacher"].prompts == ("Who are you?", "  And I?")
+    meaning = written[1].graph.experiments[0].meaning["evaluate"]["texts"]
+    assert meaning["prompts"] == ["Who are you?", "  And I?"]
+
+
+def test_the_seed_is_part_of_drawn_texts_alone(specs: Writer) -> None:
+    greedy = {"prompts": ["a"]}
+    for given, same in ((greedy, True), ({**greedy, "temperature": 0.7, "samples": 2}, False)):
+        one, other = (records(specs.edited(("evaluate.texts", given), ("seed", seed)), Texts) for seed in (0, 1))
+        assert (one == other) is same
+
+
+def test_the_device_is_part_of_the_identity_where_the_spec_names_it(specs: Writer) -> None:
+    plain = records(specs.edited(("evaluate.speed", {})), Speed)
+    named = records(specs.edited(("evaluate.speed", {"device": "NVIDIA H200"})), Speed)
+    assert plain.keys() == named.keys()
+    assert {record.device for record in plain.values()} == {None}
+    assert {record.device for record in named.values()} == {"NVIDIA H200"}
+
+
+def test_a_speed_takes_a_whole_gpu(specs: Writer) -> None:
+    compiled = specs.edited(("evaluate.speed", {}), ("execution.evaluate", {"gpus": 0.25, "batch_size": 4}))
+    gpus = {n.task.kind: n.execution.gpus for n in compiled.graph.nodes.values()}
+    assert gpus["speed"] == 1
+    assert gpus["evaluate"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evaluate.texts": {"prompts": ["a", "a"]}}, wording("deployment.same_prompt")),
+        ({"evaluate.texts": {"prompts": ["a"], "samples": 2}}, wording("deployment.no_temperature")),
+        ({"evaluate.texts": {"prompts": ["a"], "file": "b.txt"}}, wording("deployment.two_sources")),
+        ({"evaluate.texts": {"file": "nowhere.txt"}}, wording("deployment.no_file")),
+        ({"evaluate.texts": {"file": "bad.jsonl"}}, wording("deployment.no_field")),
+        ({"evaluate.texts": {"prompts": ["a"], "chat": False, "system": "b"}}, wording("deployment.no_system")),
+        ({"evaluate.speed": {}, "execution.speed": {"gpus": 0.5}}, wording("deployment.whole_gpu")),
+        ({"execution.speed": {"gpus": 1}}, wording("deployment.not_asked")),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_at_its_place(specs: Writer, fields: dict[str, object], message: str) -> None:
+    Path(specs.folder, "bad.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(SpecError) as error:
+        specs.edited(*fields.items())
+    (problem,) = error.value.problems
+    assert message in problem.message
+    assert problem.line
