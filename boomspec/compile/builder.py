@@ -41,6 +41,7 @@ class Builder:
     executions: dict[str, Execution] = field(default_factory=dict)  # by kind
     check: tuple[str, ...] = ()  # the task that comes before those in `checked`
     checked: frozenset[str] = frozenset()
+    adopted: set[str] = field(default_factory=set)  # of `nodes` and `sources`, those that another experiment has made
     pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
     facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
     teacher: str = ""
@@ -58,6 +59,7 @@ class Builder:
     roles: dict[str, str] = field(default_factory=dict)  # the tasks that they come from
 
     def source(self, source: Source) -> str:
+        self.adopted.discard(source.id)
         return self.sources.setdefault(source.id, source).id
 
     def add(self, name: str, record: Record, inputs: dict[str, str], *, generates: bool = False) -> str:
@@ -106,7 +108,8 @@ class Builder:
     def add_check(self) -> None:
         """Add the check of what the experiment builds, and let its other tasks come after it."""
         teacher, student = (self._written(model) for model in (self.teacher, self.student))
-        waiting = [node for node in self.nodes.values() if node.task.record.reads_models]
+        own = (node for node in self.nodes.values() if node.id not in self.adopted)
+        waiting = [node for node in own if node.task.record.reads_models]
         if teacher not in self.facts or not waiting:
             return
         facts, given = self.facts[teacher], self.facts.get(student)
@@ -150,8 +153,15 @@ class Builder:
 
     def experiment(self) -> Experiment:
         tasks = {node.name: node.id for node in self.nodes.values()}
-        resolved = replace(self.resolved, family=self.family, sources=tuple(self.sources.values()))
-        return Experiment(self.file.label, self.file.axes, tasks, resolved.to_json(), self.lineage)
+        sources = tuple(source for source in self.sources.values() if source.id not in self.adopted)
+        resolved = replace(self.resolved, family=self.family, sources=sources)
+        meaning = resolved.to_json()
+        if (
+            self.student in self.nodes
+            and (other := self.nodes[self.student].task.inputs.get("distilled")) in self.nodes
+        ):
+            meaning["sources"]["transferred student"] = other
+        return Experiment(self.file.label, self.file.axes, tasks, meaning, self.lineage)
 
 
 def _outline(facts: ModelFacts) -> Outline:

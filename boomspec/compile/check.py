@@ -31,6 +31,7 @@ from boomspec.compile.places import is_folder, path_text, resolve_path, variable
 from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
 from boomspec.compile.trainings import training_problems
+from boomspec.compile.transfer_sources import other_spec
 from boomspec.core.errors import Problem
 from boomspec.core.layers import patchable, prefixes
 from boomspec.models.facts import ModelFacts
@@ -85,7 +86,7 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
     if not isinstance(file.spec.student.keep, KeepChoice):
         assistants(file, facts, kept, None if sets is None else family)
     settled = sets is not None and not isinstance(file.spec.student.keep, KeepChoice)
-    return family if settled and file.spec.student.model is None else None
+    return family if settled and not file.spec.student.is_made else None
 
 
 @memoized_for("teacher", "student", "data", "distill", "evaluate", "execution")
@@ -96,6 +97,7 @@ def _path_problems(file: SpecFile) -> list[Problem]:
     if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data and not spec.data.held_out:
         hint = "set documents apart: data: {held_out: {every: 20}}"
         problems.append(file.problem(("evaluate", "held_out"), "there is no held-out text to measure", hint))
+    other_spec(file)
     for role in roles(file):
         section, folder, place = section_of(file, role), model_folder(file, role), place_of(role)
         if folder is not None:

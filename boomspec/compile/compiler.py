@@ -31,12 +31,13 @@ from boomspec.compile.resolved import resolve
 from boomspec.compile.schemes import add_student
 from boomspec.compile.teachers import add_other_teachers
 from boomspec.compile.text_sources import held_out_source, text_source
+from boomspec.compile.transfers import add_transfer, other_experiment, transferred_layers
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import canonical_plain
 from boomspec.core.layers import student_layers
 from boomspec.core.sizes import Lineage
-from boomspec.core.tasks import Cell, Compared, Comparison, Evaluate, LmEval, Report
+from boomspec.core.tasks import Cell, Compared, Comparison, Evaluate, LmEval, Report, Transfer
 from boomspec.models.facts import ModelFacts
 from boomspec.models.fit import plan_entries
 from boomspec.spec.problems import for_each
@@ -97,7 +98,7 @@ def compile_experiments(
         sources |= build.sources
         facts |= build.facts
         for task, node in build.nodes.items():
-            after = build.check if task in build.checked else ()
+            after = build.check if task in build.checked else node.after
             if (known := nodes.get(task)) is None:
                 name = f"{build.file.label}: {node.name}" if i else node.name
                 nodes[task] = Node(node.task, name, node.execution, after=after)
@@ -143,9 +144,10 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
     check_against(file, facts)
     records.evaluations(file)  # an unknown task is an error now, not after a search
     check_tasks(file, facts)
-    build.kept = kept = _kept(build, facts)
+    other = other_experiment(build, partial(_compile, answers=answers))
+    build.kept = kept = _kept(build, facts, other)
     if kept is not None:
-        existing = _add_student(build, facts, kept)
+        existing = _add_student(build, facts, kept, other)
         sets, order = patched_sets(file, kept, facts.count), file.spec.interpolate.order
         if isinstance(order, OrderSearch):
             inputs = {"teacher": build.teacher, "student": build.student, "tokens": build.tokens}
@@ -168,7 +170,7 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
     if build.pending:  # no task or source is left but those that the searches need
         needed = set(build.pending)
         for node in reversed(build.nodes.values()):
-            needed.update(node.task.inputs.values() if node.id in needed else ())
+            needed.update((*node.task.inputs.values(), *node.after) if node.id in needed else ())
         build.nodes = {i: node for i, node in build.nodes.items() if i in needed}
         build.sources = {i: source for i, source in build.sources.items() if i in needed}
         build.student = build.student if build.student in build.sources else ""
@@ -204,9 +206,19 @@ def _existing(build: Builder, role: Role, facts: ModelFacts, source: Source) -> 
     return model if record is None else build.add(f"dequantize {role}", record, {"model": model})
 
 
-def _kept(build: Builder, facts: ModelFacts) -> tuple[int, ...] | None:
-    """The kept layers; None where a search has to find them."""
+def _kept(build: Builder, facts: ModelFacts, other: Builder | None) -> tuple[int, ...] | None:
+    """The kept layers; None where a search has to find them. `other`: whose student is transferred."""
     keep = build.resolved.spec.student.keep
+    if build.resolved.spec.student.transfer is not None:
+        if other is not None and other.pending:
+            return None
+        mapping = transferred_layers(build, facts, other)
+        own = kept_layers(build.file, facts, None if keep is not None else mapping)
+        if mapping and own != mapping:
+            named, its = (", ".join(map(str, layers)) for layers in (own, mapping))
+            hint = "leave it out: the layers are those of the distilled student"
+            raise build.file.error_at(("student", "keep"), f"keeps {named}, the distilled student {its}", hint)
+        return own
     if keep is None:
         return kept_layers(build.file, facts, student_mapping(build.file, facts.count))
     if not isinstance(keep, KeepChoice):
@@ -216,8 +228,13 @@ def _kept(build: Builder, facts: ModelFacts) -> tuple[int, ...] | None:
     return None if found is None else kept_layers(build.file, facts, tuple(found["kept"]))
 
 
-def _add_student(build: Builder, teacher: ModelFacts, kept: tuple[int, ...]) -> ModelFacts | None:
-    """Add the student; its facts where it exists, None where it is distilled."""
+def _add_student(
+    build: Builder, teacher: ModelFacts, kept: tuple[int, ...], other: Builder | None
+) -> ModelFacts | None:
+    """Add the student; its facts where it exists, None where it is made. `other`: whose student is transferred."""
+    if build.resolved.spec.student.transfer is not None:
+        build.student = add_transfer(build, teacher, kept, other)
+        return None
     if build.resolved.spec.distill is not None:
         add_other_teachers(build, teacher, partial(_existing, build))
         build.student = add_student(build, teacher, kept)
@@ -270,6 +287,9 @@ def _report(build: Builder) -> str:
     inputs = build.roles | {trained[label]: task for label, task in build.trainings.items()}
     inputs |= {searched[name]: task for name, task in searches.items()}
     shown = {"trainings": trained, "searches": searched, "deployed": build.deployed or None}
+    student = build.nodes.get(build.student)
+    if student is not None and isinstance(student.task.record, Transfer):
+        shown["transfer"], inputs["transfer"] = "transfer", build.student
     return build.add("report", Report(cells=build.cells, **shown), inputs)
 
 

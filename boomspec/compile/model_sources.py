@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from boomspec.compile import places
 from boomspec.compile.places import errors_at, path_text, resolve_path
+from boomspec.compile.transfer_sources import PLACES, transfer_models
 from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.graph import CODE, Source
 from boomspec.core.tasks import Architecture, Dequantize
@@ -23,13 +24,15 @@ from boomspec.models.facts import ModelFacts, llama_facts, read_config
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
 from boomspec.models.quantized import check_quantization, quantization_of, target_dtype, whole_facts
 from boomspec.models.tokenizer import needed_rows
-from boomspec.spec.sections.models import OtherTeacherSpec
+from boomspec.spec.sections.models import OtherTeacherSpec, TransferModelSpec
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import PretrainSpec, TeacherSpec
 from boomspec.spec.spec_file import SpecFile, memoized_for, request
 from boomspec.spec.yaml_reader import Location
 
-Role = str  # "teacher", "student", and of the teachers beside the own one "teacher 2", "teacher 3", ...
+# "teacher", "student", of the teachers beside the own one "teacher 2", "teacher 3", ..., and of a transfer's models
+# `boomspec.compile.transfer_sources`.
+Role = str
 BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole
 T = TypeVar("T")
 _CAUSAL = "AutoModelForCausalLM"
@@ -43,16 +46,21 @@ def other_role(number: int) -> Role:
 def roles(file: SpecFile) -> list[Role]:
     """Of all models that a spec may name."""
     teachers = file.spec.distill.teachers if file.spec.distill is not None else None
-    return ["teacher", *map(other_role, range(len(teachers.others) if teachers else 0)), "student"]
+    others = map(other_role, range(len(teachers.others) if teachers else 0))
+    return ["teacher", *others, *transfer_models(file), "student"]
 
 
 def place_of(role: Role) -> Location:
     """Where a spec names a model."""
+    if role in PLACES:
+        return PLACES[role]
     name, _, number = role.partition(" ")
     return ("distill", "teachers", "others", int(number) - 2) if number else (name,)
 
 
-def section_of(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec | OtherTeacherSpec:
+def section_of(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec | OtherTeacherSpec | TransferModelSpec:
+    if role in PLACES:
+        return transfer_models(file)[role]
     if role in ("teacher", "student"):
         return file.spec.teacher if role == "teacher" else file.spec.student
     assert file.spec.distill is not None
@@ -62,7 +70,7 @@ def section_of(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec | OtherT
 
 def _known(file: SpecFile, what: str, role: Role, make: Callable[[], T]) -> T:
     """What `make` returns, computed once for all experiments that name the same models."""
-    others = () if role in ("teacher", "student") else ("distill",)
+    others = () if role in ("teacher", "student", *PLACES) else ("distill",)
     return file.known((what, role), ("teacher", "student", "data", *others), make)
 
 
@@ -197,9 +205,14 @@ def tokenizer_folder(file: SpecFile, role: Role) -> Path:
 
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
     """The kept layers, of a teacher of `layers`, in the student_config.json of a student that exists."""
-    with errors_at(file, ("student", "model")):
+    return read_mapping(file, "student", layers)
+
+
+def read_mapping(file: SpecFile, role: Role, layers: int) -> tuple[int, ...]:
+    """The same of a student that has this role."""
+    with errors_at(file, (*place_of(role), "model")):
         ask = partial(hub_folder, file=contents.STUDENT_CONFIG)
-        folder = model_folder(file, "student") or _of_hub(file, "student", ask)
+        folder = model_folder(file, role) or _of_hub(file, role, ask)
         return contents.read_student_mapping(folder, layers=layers)
 
 

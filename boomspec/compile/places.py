@@ -44,6 +44,9 @@ def variable_problems(file: SpecFile) -> Iterator[Problem]:
         ("student", "model"): spec.student.model,
         ("execution", "store"): spec.execution.store,
     }
+    if (transfer := spec.student.transfer) is not None:
+        paths["student", "transfer", "from"] = transfer.from_.model
+        paths["student", "transfer", "base"] = transfer.base.model if transfer.base is not None else None
     if spec.distill is not None and spec.distill.teachers is not None:
         others = enumerate(spec.distill.teachers.others)
         paths |= {("distill", "teachers", "others", i, "model"): other.model for i, other in others}

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from boomspec.compile.family import ResolvedFamily
 from boomspec.compile.model_sources import other_role
+from boomspec.compile.transfer_sources import BASE, DISTILLED
 from boomspec.core.graph import Source
 from boomspec.core.identity import digest
 from boomspec.core.layers import ORDERS, TEACHER, Layer, blocks, family_of_sets, patchable, prefixes
@@ -221,7 +222,8 @@ def _read(spec: Spec, sources: Iterable[Source]) -> dict[str, Any]:
     """What the spec reads, by what it is for, as it fits a page."""
     others = spec.distill.teachers.others if spec.distill is not None and spec.distill.teachers is not None else ()
     also = [other_role(number) for number, other in enumerate(others) if other.model is not None]
-    models = iter(["teacher", *also, "student"] if spec.teacher.model is not None else ["student"])
+    last = ["student"] if spec.student.transfer is None else [BASE, DISTILLED]
+    models = iter(["teacher", *also, *last] if spec.teacher.model is not None else last)
     read: dict[str, Any] = {}
     for source in sources:
         short = {key: value for key, value in source.identity.items() if value is not None}

@@ -32,6 +32,9 @@ _READ = {
     "held_out_text": "contents of data.held_out.files",
     "teacher": "contents of teacher.model",
     "student": "contents of student.model",
+    "transfer base": "contents of student.transfer.base",
+    "transfer from": "contents of student.transfer.from",
+    "transferred student": "the spec that student.transfer.from names",
     "tokenizer": "tokenizer of teacher.model",
     "lm_eval_tasks": "contents of evaluate.tasks",
 }

@@ -18,6 +18,7 @@ from boomspec.models.tokenizer import text_start
 from boomspec.plan.forecast import Clock, Count, Forecast, PlanModel, Seconds, Totals
 from boomspec.plan.plan import Action, RunPlan
 from boomspec.plan.rates import Origin
+from boomspec.plan.transfers import TransferPlan, transfer_plans
 from boomspec.store import Store
 
 
@@ -129,6 +130,8 @@ class PlanJson(PlanModel):
     experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
     texts: tuple[TextPlan, ...]
     """What each tokenize task reads."""
+    transfers: tuple[TransferPlan, ...]
+    """How far the deltas of each weight-delta transfer agree."""
     tasks: tuple[Task, ...]
     totals: Totals
     machine: Machine
@@ -170,6 +173,7 @@ def plan_json(compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Stor
         "pending": compiled.pending,
         "experiments": [{**vars(one), **experiment(one.label)} for one in graph.experiments],
         "texts": text_plans(graph, store),
+        "transfers": transfer_plans(graph, store),
         "tasks": [task(node) for node in graph.nodes.values()],
         "totals": forecast.totals,
         "machine": forecast.machine,

@@ -22,6 +22,7 @@ from boomspec.plan.changes import listed
 from boomspec.plan.forecast import Forecast, totals
 from boomspec.plan.plan import RunPlan
 from boomspec.plan.plan_json import TextPlan, text_plans
+from boomspec.plan.transfers import TransferPlan, transfer_plans
 from boomspec.store import Store
 
 _MARKS = {"reuse": ("green", "="), "run": ("yellow", "+"), "unneeded": ("dim", " "), "blocked": ("bold red", "!")}
@@ -55,6 +56,8 @@ def print_plan(
         _print_text(console, text)
     if len(texts) > _MOST_TEXTS:
         console.print(f"... and {len(texts) - _MOST_TEXTS:,} more texts")
+    for transfer in transfer_plans(graph, store)[:_MOST_TEXTS]:
+        _print_transfer(console, transfer)
     console.print(f"\n[bold]Tasks[/] (store: {store.address})", soft_wrap=True)
     if every_task or len(graph.experiments) == 1:
         _print_tasks(console, graph, plan, forecast)
@@ -120,6 +123,24 @@ def _print_text(console: Console, text: TextPlan) -> None:
         console.print(f"{sum(text.skipped.values()):,} rows without text were skipped ({kinds}).")
     elif text.on_bad_row == "skip" and text.skipped is None:
         console.print("Rows without text will be skipped and counted.")
+
+
+def _print_transfer(console: Console, transfer: TransferPlan) -> None:
+    """The deltas by groups of tensors."""
+    console.print(f"\n[bold]Deltas of {escape(transfer.name)}[/]")
+    table = _table("group", ">weights", ">cosine", ">|added|", ">|of the variant|")
+    for row in transfer.deltas:
+        norms = (f"{row.transferred_norm:.4g}", f"{row.variant_norm:.4g}")
+        table.add_row(row.group, f"{row.weights:,}", NOTHING if row.cosine is None else f"{row.cosine:.4f}", *norms)
+    if transfer.deltas:
+        console.print(table)
+        whole = transfer.deltas[-1].weights
+        if transfer.read is not None and transfer.read < whole:
+            console.print(f"Estimated from {shown_count(transfer.read)} of these weights; the task reads all.")
+    else:
+        console.print(f"{UNKNOWN}: {escape(transfer.unknown or '')}")
+    for warning in transfer.warnings:
+        console.print(f"[bold red]warning:[/] {escape(warning)}")
 
 
 def _table(*headings: str) -> Table:

@@ -93,10 +93,20 @@ class Spec(Strict):
     point."""
 
     def model_post_init(self, _: object) -> None:
-        if self.student.model is None and self.distill is None:
+        if not self.student.is_made and self.distill is None:
             raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
         if self.student.model is not None and self.distill is not None:
             raise FieldError("a student that exists is not distilled: remove this, or student.model", at=("distill",))
+        if self.student.transfer is not None:
+            if self.distill is not None:
+                hint = "its family is built and measured as it is; to go on training, distill in a spec of its own"
+                raise FieldError("a transferred student is not trained: remove this", at=("distill",), hint=hint)
+            if self.teacher.model is None:
+                message = "a teacher that is trained here is no variant of another model"
+                raise FieldError(message, hint="name the variant: teacher: {model: ...}", at=("student", "transfer"))
+            if self.teacher.trust_remote_code:
+                message = "what code of its own makes of its weights is not known: none is transferred"
+                raise FieldError(message, at=("student", "transfer"))
         for i, other in enumerate(self.distill.teachers.others if self.distill and self.distill.teachers else ()):
             place = ("distill", "teachers", "others", i)
             if other.seed is not None and self.teacher.pretrain is None:

@@ -19,7 +19,7 @@ from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import TaskGraph, params_json
 from boomspec.core.identity import canonical_plain
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, student_layers
-from boomspec.core.tasks import Baseline, Distill, Evaluate, Interpolate, JoinBlocks, Record
+from boomspec.core.tasks import Baseline, Distill, Evaluate, Interpolate, JoinBlocks, Record, Transfer
 from boomspec.core.tasks.models import Subset
 
 _STUDENTS = 4  # of one teacher that are measured together: they share little
@@ -144,7 +144,7 @@ def _models(graph: TaskGraph) -> dict[str, InFamily]:
             found[node.id] = InFamily(inputs["teacher"], inputs["student"], record.plan)
         elif isinstance(record, Baseline) and isinstance(record.build, Subset):
             found[node.id] = InFamily(inputs["teacher"], None, record.build.plan)
-        elif isinstance(record, Distill | JoinBlocks):  # it is stored as what it begins as, as all sizes are
+        elif isinstance(record, Distill | JoinBlocks | Transfer):  # it is stored as what it begins as, as all sizes are
             goes_on = isinstance(record, Distill) and record.passed_steps is not None
             begins_as = inputs["teacher"] if goes_on else inputs.get("start", inputs["teacher"])
             found[node.id] = InFamily(begins_as, node.id, student_layers(len(record.kept)))

@@ -17,6 +17,7 @@ import pandas as pd
 from boomspec.core.files import read_json
 from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
+from boomspec.core.tasks.transfer import DELTAS
 from runners.report.loss_terms import terms_at_start
 from runners.report.study import (
     SEED,
@@ -66,7 +67,9 @@ def collect(record: Report | Comparison, find: Find) -> Study:
             sequential = {name: tuple(map(float, values)) for name, values in content["sequential"].items()}
             candidates = tuple((len(c["patched"]), float(c["value"])) for c in content["candidates"])
             tried.append(PatchSearch(label, tuple(map(float, content["values"])), sequential, candidates))
-    return Study([trial], {}, curves, tried)
+    made = find(record.transfer) if record.transfer is not None else ""
+    deltas = read_json(made / DELTAS)["groups"] if isinstance(made, Path) else ()
+    return Study([trial], {}, curves, tried, deltas)
 
 
 class _Evaluation:

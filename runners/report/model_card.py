@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 import boomspec
 from boomspec.core.graph import Source, TaskGraph
 from boomspec.core.sizes import Lineage, Member, compact_plan
-from boomspec.core.tasks import Dequantize, Distill, Report
+from boomspec.core.tasks import Dequantize, Distill, Report, Transfer
 from boomspec.models.facts import read_config, read_facts, total_bytes, total_parameters
 from boomspec.models.trust import foreign_code
 from boomspec.store import Store
@@ -23,6 +23,8 @@ from runners.report.study import Row
 
 _CARD = "README.md"
 _FROM_BASE = ("license", "license_name", "license_link", "language")  # what a derived model must or may repeat
+
+_TITLES = {Transfer.kind: "Weight-delta transfer"}
 
 
 def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, name: str) -> str:
@@ -44,7 +46,7 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
         if task in graph.nodes and not isinstance(record := graph.nodes[task].task.record, Dequantize):
             data = record.model_dump(mode="json", exclude_none=True)
             text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
-            records.append((title, fence(text)))
+            records.append((_TITLES.get(record.kind, title), fence(text)))
     return TEMPLATES.get_template("model_card.md.jinja").render(
         front_matter=f"{metadata.to_yaml()}\n",
         title=f"{graph.name}, {member.layers} layers",
@@ -52,7 +54,11 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
         auto_class="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
         name=name,
         code=foreign_code(graph),
-        facts=[*_facts(member, lineage, folder, base), *_other_teachers(graph, lineage.student)],
+        facts=[
+            *_facts(member, lineage, folder, base),
+            *_other_teachers(graph, lineage.student),
+            *_transferred(graph, lineage.student),
+        ],
         untied=lineage.members[-1].tied and not member.tied,
         lineage=lineage,
         teacher=teacher,
@@ -105,6 +111,21 @@ def _other_teachers(graph: TaskGraph, student: str) -> list[tuple[str, str]]:
             card = base_metadata(source)
             licence = card.get("license", "not found in its card")
             found.append((f"{role} (weight {weight:g})", f"`{card['base_model']}`, licence {licence}"))
+    return found
+
+
+def _transferred(graph: TaskGraph, student: str) -> list[tuple[str, str]]:
+    """What a student is made of that no training has made, with the licences."""
+    node, found = graph.nodes.get(student), []
+    if node is None or not isinstance(node.task.record, Transfer):
+        return []
+    for role, title in (("distilled", "student that was transferred"), ("base", "base of that student")):
+        source = source_of(graph, node.task.inputs[role])
+        if source is None:
+            found.append((title, "made by this experiment"))
+        else:
+            card = base_metadata(source)
+            found.append((title, f"`{card['base_model']}`, licence {card.get('license', 'not found in its card')}"))
     return found
 
 

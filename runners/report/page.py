@@ -182,6 +182,7 @@ def render(
         unlisted=max(0, len(missing) - _MOST_MISSING),
         axes=study.axes,
         terms=terms,
+        deltas=study.deltas,
         losses=LOSSES,
         downloads={name: data if len(data) <= _MOST_EMBEDDED else "" for name, data in encoded.items()},
         notes=notes or Notes(),

@@ -216,6 +216,7 @@ class Study:
     measures: those that the specs ask for, the held-out text first; a tag of lm-eval counts as its tasks.
     primary: by measure the metric that is drawn and compared: the first that has a standard error, else the first.
     seeds: the smallest and the largest number of trials in a group. swept: the axes that tell groups apart.
+    deltas: of a weight-delta transfer, by groups of tensors (`boomspec.models.transfer.Sums`).
     """
 
     def __init__(
@@ -224,7 +225,9 @@ class Study:
         axes: Mapping[str, Sequence[str]],
         trainings: Sequence[TrainingCurves] = (),
         searches: Sequence[PatchSearch] = (),
+        deltas: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        self.deltas = deltas
         self.trials, self.axes, self.trainings, self.searches = trials, axes, trainings, searches
         self.rows = [row for trial in trials for row in trial.rows]
         self.speeds = [row for trial in trials for row in trial.speeds]

@@ -31,6 +31,7 @@ OF_THE_HUB = {
     ("evaluate", "backend"),  # for tasks that generate text, on GPUs: see tests/runners/test_vllm.py
     *(("teacher", name) for name in ("model", "revision", "trust_remote_code", "rest")),
     *(("student", name) for name in ("model", "revision", "trust_remote_code")),
+    *(("student", "transfer", role, name) for role in ("from_", "base") for name in ("model", "revision")),
     *(("data", name) for name in ("dataset", "config", "split", "revision", "format", "corpus", "text_field")),
     ("interpolate", "singletons"),  # for blocks of one layer
     ("distill", "faithful", "kl_on_padding"),  # goes with padding

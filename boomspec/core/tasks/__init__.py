@@ -19,6 +19,7 @@ from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, Run
 from boomspec.core.tasks.teacher_outputs import Samples, Stored, TeacherOutputs, TopTokens
 from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer
 from boomspec.core.tasks.training import Distill, OnPolicy, OtherTeachers, Patched, Pretrain
+from boomspec.core.tasks.transfer import Transfer
 from boomspec.core.types import kinds_in
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
     "Faithful", "Generate", "Generation", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice", "LmEval",
     "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Precision", "Pretrain", "Recipe",
     "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search", "Series", "Speed", "Stored",
-    "Subset", "TeacherOutputs", "Texts", "Thinking", "Tokenize", "TopTokens", "TrainTokenizer",
+    "Subset", "TeacherOutputs", "Texts", "Thinking", "Tokenize", "TopTokens", "TrainTokenizer", "Transfer",
 ]  # fmt: skip
 
 KINDS = kinds_in(__name__, Record)

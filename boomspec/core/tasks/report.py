@@ -34,7 +34,7 @@ class Cell(Strict):
 
 
 class Report(Record):
-    """Inputs: one per cell, the trainings whose curves are drawn, the searches that are shown."""
+    """Inputs: one per cell, the trainings whose curves are drawn, the searches that are shown, the transfer."""
 
     kind, version = "report", 1
     reads_models = False
@@ -44,6 +44,7 @@ class Report(Record):
     trainings: dict[str, str]  # label -> input
     searches: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults; label -> input
     deployed: tuple[Cell, ...] | None = None  # what is no quality: speed and memory, and texts; None: nothing
+    transfer: str | None = None  # input: how the student was made, where it was by a transfer
 
 
 class Compared(Strict):

@@ -1,10 +1,10 @@
 """Fields that name a model which exists, and the teachers that a distillation has beside the family's own."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from boomspec.core.types import Number, Strict, about
+from boomspec.core.types import AlsoText, Number, Strict, about
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
 Revision = Annotated[str | None, about("Branch, tag or commit on the hub. Default: main.", ["main", "906bfd4"])]
@@ -16,6 +16,33 @@ TrustRemoteCode = Annotated[
     ),
 ]
 _WHOLE = 1e-9  # how near to 1 weights may come, that the own teacher has some
+
+
+class TransferModelSpec(Strict):
+    """A model that a transfer reads; its weights alone, so none of its code runs."""
+
+    trust_remote_code: ClassVar[bool] = False
+
+    model: str = about("Hub id or folder.", ["Qwen/Qwen3-4B-Base", "./base"], min_length=1)
+    revision: Revision = None
+
+
+class TransferSpec(Strict):
+    """The student of a variant, without training: its layers, and what distilling a student of its base changed."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    from_: Annotated[TransferModelSpec, AlsoText(lambda name: {"model": name})] = about(
+        "A distilled student: a folder or hub id of one, the folder of a run, or a spec (spec.yaml or spec.yaml#label),"
+        " whose tasks then belong to this one's.",
+        ["qwen3-4b.yaml", "base.yaml#no-kl", "store/runs/qwen3-4b-1a2b3c4d", "Harvard-DCML/boomerang-qwen3-2.3B"],
+        alias="from",
+    )
+    base: Annotated[TransferModelSpec, AlsoText(lambda name: {"model": name})] | None = about(
+        "The teacher that it was distilled from. Default: that of the spec or the run; of a model it has to be given.",
+        ["Qwen/Qwen3-4B-Base", {"model": "Qwen/Qwen3-4B-Base", "revision": "906bfd4"}],
+        default=None,
+    )
 
 
 class OtherTeacherSpec(Strict):

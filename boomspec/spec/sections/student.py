@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag
 from boomspec.core.layers import KeepRule
 from boomspec.core.types import Strict
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
-from boomspec.spec.sections.models import Revision, TrustRemoteCode
+from boomspec.spec.sections.models import Revision, TransferSpec, TrustRemoteCode
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
 
@@ -62,14 +62,26 @@ class StudentSpec(Strict):
     Nothing is distilled."""
     revision: Revision = None
     trust_remote_code: TrustRemoteCode = False
+    transfer: TransferSpec | None = Field(
+        None, examples=[{"from": "qwen3-4b.yaml"}, {"from": "./distilled", "base": "Qwen/Qwen3-4B-Base"}]
+    )
+    """Made by weight-delta transfer (arXiv 2608.22854) from a student of the model that the teacher is a variant of.
+    Nothing is distilled."""
     train_embedding: bool = True
     """false freezes the embedding (and a head tied to it), so that every size stays tied."""
 
     def model_post_init(self, _: object) -> None:
-        if self.keep is None and self.model is None:
+        if self.keep is None and self.model is None and self.transfer is None:
             raise FieldError("keep is missing: which layers does the student start from?", hint="or name a `model`")
+        if self.model is not None and self.transfer is not None:
+            raise FieldError("a student that exists is not made by a transfer", at=("transfer",), hint="remove one")
         goes_with(self, "model", "revision", "trust_remote_code")
-        if self.model is not None and isinstance(self.keep, KeepChoice):
+        if self.is_made and isinstance(self.keep, KeepChoice):
             raise FieldError("the mapping of a model that exists cannot be searched", at=("keep",))
-        if self.model is not None and "train_embedding" in self.model_fields_set:
+        if self.is_made and "train_embedding" in self.model_fields_set:
             raise FieldError("train_embedding goes with a student that is distilled here", at=("train_embedding",))
+
+    @property
+    def is_made(self) -> bool:
+        """Whether nothing is distilled: it exists, or is made by a transfer."""
+        return self.model is not None or self.transfer is not None
