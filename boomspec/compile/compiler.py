@@ -286,7 +286,7 @@ def _report(build: Builder) -> str:
     searched = {name: f"search/{name}" for name in searches}
     inputs = build.roles | {trained[label]: task for label, task in build.trainings.items()}
     inputs |= {searched[name]: task for name, task in searches.items()}
-    shown = {"trainings": trained, "searches": searched, "deployed": build.deployed or None}
+    shown: dict[str, Any] = {"trainings": trained, "searches": searched, "deployed": build.deployed or None}
     student = build.nodes.get(build.student)
     if student is not None and isinstance(student.task.record, Transfer):
         shown["transfer"], inputs["transfer"] = "transfer", build.student
