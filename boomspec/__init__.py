@@ -3,11 +3,11 @@
 This package is light: it never imports torch, ray, transformers, datasets or numpy.
 What executes a compiled graph lives in the sibling package `runners`.
 
-For Python there are two functions, which need the runners and import them when they are called:
+For Python there are two functions, which need the runners and import them when they are called (docs/python.md):
 
-    model = boomspec.load("specs/quickstart.yaml", "80%")      # a transformers model
     family = boomspec.family("specs/quickstart.yaml")          # every size, sharing weights
-    model = family.model("6 layers")
+    family.sizes, family.results, family["80%"].model, family.generate("def ", size="6 layers")
+    model = boomspec.load("specs/quickstart.yaml", "80%")      # one size: a transformers model
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from runners.modeling.family import Family
+    from runners.api.family import Family
 
 __version__ = "0.1.0"
+_NEEDED = ("torch", "transformers", "accelerate", "pandas")  # of the extra `run`, by what the two functions do
 
 
 def load(
@@ -32,12 +33,14 @@ def load(
     store: str | os.PathLike[str] | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> PreTrainedModel:
-    """One size of a run, named by its spec or its folder, as a transformers model on the device in use.
+    """One size of a run, named by its spec, its folder or its name, as a transformers model on the device in use.
 
     `size`: "student", "teacher", or "24 layers", "3B", "80%", "6GiB" (the largest not above is taken); the spec need
     not list it. `dtype`: None means as stored. Raises BoomspecError for what the run does not have (yet).
     """
-    from boomspec.plan.run import open_run
+    from boomspec.plan.run import check_runners, open_run
+
+    check_runners(*_NEEDED)
     from runners.modeling.family import load_member
 
     opened = open_run(run, store)
@@ -47,13 +50,17 @@ def load(
 def family(
     run: str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, dtype: torch.dtype | str | None = None
 ) -> Family:
-    """Every size of a run: teacher and student are held once, and the models between them share their weights.
+    """Every size of a finished run, named by its spec, its folder or its name: sizes, results, models, text.
 
-    Raises BoomspecError for a run that has not finished.
+    Weights are read when a model is asked for, those of teacher and student once; the models between them share them.
+    `dtype`: of the weights; None means as stored. Raises BoomspecError for a run that has not finished.
     """
-    from boomspec.plan.run import open_run
-    from runners.modeling.family import load_family
+    from boomspec.plan.run import check_runners, open_run
+
+    check_runners(*_NEEDED)
+    from runners.api.family import Family
+    from runners.api.origin import FromRun
 
     opened = open_run(run, store)
     opened.every()
-    return load_family(opened.graph, opened.store, dtype=dtype)
+    return Family(FromRun(opened), dtype=dtype)

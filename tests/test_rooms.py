@@ -24,7 +24,7 @@ FLOORS = [
         "runners.executor",
         "runners.blockwise",
     },
-    {"boomspec.commands", "runners.tasks"},
+    {"boomspec.commands", "runners.tasks", "runners.api"},
     {"runners.cli"},
 ]
 # The runners know the compiler by its graph, its store, what it knows of models, and what a plan decided.

@@ -10,7 +10,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
 from boomspec.core.sizes import Member, compact_plan, folder_name
 from boomspec.models.family_file import size_folders
-from boomspec.plan.run import Run, open_run
+from boomspec.plan.run import Run, check_runners, open_run
 from boomspec.store import Where
 
 _PATH = click.Path(path_type=Path)
@@ -43,6 +43,7 @@ def command(
     """
     size, folder = _asked(places, every=every, family=family)
     finished = open_run(run, store)
+    check_runners()
     members = finished.every() if size is None else (finished.member(size),)
     options = {"plan": None if size is None else members[0].to_json()["plan"], "force": force, "json": as_json}
     options |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family}

@@ -25,7 +25,7 @@ from boomspec.plan.plan import SavedPlan, plan_tasks
 from boomspec.plan.plan_json import plan_json
 from boomspec.plan.rates import save_calibration
 from boomspec.plan.reasons import with_reasons
-from boomspec.plan.run import store_of
+from boomspec.plan.run import check_runners, store_of
 from boomspec.spec.experiments import load_spec
 from boomspec.store import Where
 
@@ -66,7 +66,7 @@ def plan(
     if flags["calibrate"]:
         calibrated = store_of(load_spec(spec), store)
         (calibrated.root / "cache").mkdir(parents=True, exist_ok=True)
-        shared.check_runners()  # which measure with the libraries that tasks use, in a process of their own
+        check_runners()  # which measure with the libraries that tasks use, in a process of their own
         printed = shared.runner_output("runners.cli.calibrate", "--folder", str(calibrated.root / "cache"))
         save_calibration(calibrated, json.loads(printed))
     compiled, place = shared.compiled_with(spec, store)

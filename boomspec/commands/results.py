@@ -11,7 +11,7 @@ import click
 from boomspec.commands import options, shared
 from boomspec.core.errors import EXIT_OK, EXIT_RUN_FAILED, BoomspecError
 from boomspec.core.json_text import json_text
-from boomspec.plan.run import open_run
+from boomspec.plan.run import check_runners, open_run
 from boomspec.store import Where
 
 EXIT_DIFFERS = 1
@@ -151,7 +151,7 @@ def verify(run: Path, store: Where | None, as_json: bool, **options: Any) -> Non
       boomspec verify specs/quickstart.yaml
     """
     finished = open_run(run, store)
-    shared.check_runners()
+    check_runners()
     limits = [experiment.meaning.get("execution", {}).get("cpus") for experiment in finished.graph.experiments]
     options |= {"cpus": max(filter(None, limits), default=None), "json": as_json}
     sys.exit(shared.wait_for("runners.cli.verify", finished.graph, store=finished.store.address, **options))

@@ -1,6 +1,5 @@
 """What commands share: compiling a spec, starting programs of the runners."""
 
-import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.locking import RunLock, required_lock
 from boomspec.plan.model_checks import check_models
-from boomspec.plan.run import GRAPH, open_run, run_folder, store_of
+from boomspec.plan.run import GRAPH, check_runners, open_run, run_folder, store_of
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import NO_PINS, Pins
 from boomspec.store import Store, Where, open_store
@@ -94,12 +93,6 @@ def runner_output(module: str, *arguments: str) -> str:
     if done.returncode != 0:
         raise BoomspecError(f"{module} failed: {(done.stderr.strip().splitlines() or ['it printed nothing'])[-1]}")
     return done.stdout
-
-
-def check_runners() -> None:
-    """Raise BoomspecError where only the compiler is installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise BoomspecError("what runs a graph is not installed here", hint="pip install 'boomspec[run]'")
 
 
 def searches(graph: TaskGraph, pending: Iterable[str]) -> set[str]:

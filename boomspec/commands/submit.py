@@ -26,7 +26,7 @@ from boomspec.plan.demand import local_paths, machine
 from boomspec.plan.lock import Lock
 from boomspec.plan.locking import LOCK, Hub, lock_of
 from boomspec.plan.plan import is_plan, plan_tasks, sources_read
-from boomspec.plan.run import GRAPH
+from boomspec.plan.run import GRAPH, check_runners
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Store, Where, is_url, open_store
@@ -93,7 +93,7 @@ def submit(
     stages = _stages(spec, store, locked=locked, ignore_packages=ignore_packages)
     options, nodes = ("--verify",) * given["verify"], given["nodes"] or 1
     if kuberay:
-        shared.check_runners()
+        check_runners()
         claim, secret = given["store_claim"] or "", given["secret"] or DEFAULT_SECRET
         # Ray in the image has the version of the one that is installed here.
         pods = Pods(given["image"], installed()["ray"], "", claim, nodes, secret, given["env"], options)
@@ -218,7 +218,7 @@ def _is_local(spec: Path, store: Where | None) -> bool:
 
 def _job_program(action: str, **options: Any) -> list[str]:
     """The command that does `action` on a cluster; the job or the graph is appended to it."""
-    shared.check_runners()
+    check_runners()
     return shared.module_command("runners.cli.submit", action, **options)
 
 

@@ -17,7 +17,7 @@ from boomspec.core.layers import STUDENT, TEACHER, KeepRule, LayerPlan, Owner
 from boomspec.core.sizes import Member, labels, no_such_size, select_member, shown_bytes
 from boomspec.core.tasks import Series
 from boomspec.core.types import Sizes
-from boomspec.models.facts import ModelFacts, read_as, size_of
+from boomspec.models.facts import ModelFacts, positions_of, read_as, size_of
 from boomspec.models.families import row_of
 from boomspec.models.fit import plan_entries, whole_names, with_rest
 from boomspec.models.kv_cache import layer_cache_bytes
@@ -27,7 +27,6 @@ from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.spec_file import Memo, SpecFile, memoized_for
 
 Sets = tuple[tuple[int, ...], ...]  # the patched blocks after 0, 1, ..., m steps
-_CONTEXT = ("max_position_embeddings", "n_positions")
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,6 @@ def _best(budget: BudgetSpec, facts: ModelFacts, kept: Sequence[int], members: S
         raise BoomspecError(f"no model {asked}: the smallest needs {shown_bytes(total)} ({parts})")
     best = max(fitting, key=lambda m: m.layers)
     return best, f"{asked}: needs {shown_bytes(needs[best.patched])}"
-
-
-def positions_of(facts: ModelFacts) -> int | None:
-    """How many positions a model has; None where its config does not say."""
-    return next((facts.config[key] for key in _CONTEXT if isinstance(facts.config.get(key), int)), None)
 
 
 def check_teacher(file: SpecFile, facts: ModelFacts) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
-from boomspec.compile.family import positions_of
 from boomspec.compile.model_sources import Role, model_sources, other_role, place_of, tokenizer_folder
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source
-from boomspec.models.facts import ModelFacts
+from boomspec.models.facts import ModelFacts, positions_of
 from boomspec.models.tokenizer import vocabulary
 from boomspec.spec.spec_file import SpecFile
 

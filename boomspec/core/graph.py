@@ -20,8 +20,8 @@ from boomspec.core.errors import BoomspecError, did_you_mean, redact
 from boomspec.core.execution import Execution
 from boomspec.core.files import write_atomically
 from boomspec.core.identity import canonical_plain, canonical_texts, digest, text_digest
-from boomspec.core.sizes import Lineage
-from boomspec.core.tasks import Record
+from boomspec.core.sizes import Lineage, Member
+from boomspec.core.tasks import Interpolate, Record
 from boomspec.core.tasks.record import Cost as Cost
 
 CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name
@@ -128,6 +128,19 @@ class TaskGraph:
     def family(self) -> Lineage | None:
         """The family of the only experiment; None where there are several, or its layers are still searched for."""
         return self.experiments[0].family if len(self.experiments) == 1 else None
+
+    def task_of(self, member: Member) -> str | None:
+        """Id of the task or source that is this model of its family; None for a size that the graph does not build."""
+        if (family := self.family) is None:
+            return None
+        if member.is_teacher:
+            return family.teacher
+        if member.plan == family.trained.plan:
+            return family.student
+        wanted = member.plan, member.tied, family.teacher, family.student
+        made = [(node, node.task.record) for node in self.nodes.values() if isinstance(node.task.record, Interpolate)]
+        found = ((node.id, (r.plan, r.tied, *map(node.task.inputs.get, ("teacher", "student")))) for node, r in made)
+        return next((task for task, its in found if its == wanted), None)
 
     @property
     def reads_hub(self) -> bool:

@@ -37,6 +37,7 @@ LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # Where decoders are, each pattern with what stands there in a model of the decoder alone; the first that fits is taken.
 _PART = r"^(model\.)?(language_model|text_model|llm)\."
 DECODERS = ((rf"{_PART}lm_head\.", "lm_head."), (rf"{_PART}model\.", "model."), (_PART, "model."))
+POSITIONS = ("max_position_embeddings", "n_positions")  # the key that says how many a model has
 _TOGETHER = ("torch_dtype", "dtype")  # what the whole config may say for the decoder
 
 
@@ -95,6 +96,11 @@ class ModelFacts:
         for tensor in self.tensors(range(self.count), tied=True):
             totals[tensor.dtype] += tensor.bytes
         return max(totals, key=lambda dtype: totals[dtype])
+
+
+def positions_of(facts: ModelFacts) -> int | None:
+    """How many positions a model has; None where its config does not say."""
+    return next((facts.config[key] for key in POSITIONS if isinstance(facts.config.get(key), int)), None)
 
 
 def total_parameters(tensors: Iterable[TensorEntry]) -> int:

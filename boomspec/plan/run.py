@@ -1,5 +1,6 @@
 """Open a run by its spec, its compiled graph or its folder, and find the models of its sizes. No weights are read."""
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from boomspec.core.graph import TaskGraph, listed
 from boomspec.core.graph_file import read_graph
 from boomspec.core.layers import STUDENT, TEACHER, Owner
 from boomspec.core.sizes import Lineage, Member
+from boomspec.core.tasks import Comparison, Report
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import SpecFile
 from boomspec.store import (
@@ -27,6 +29,12 @@ from boomspec.store import (
 GRAPH = "graph.json"
 
 
+def check_runners(*needed: str) -> None:
+    """Raise BoomspecError where only the compiler is installed. `needed`: packages; by default what runs a graph."""
+    if any(importlib.util.find_spec(package) is None for package in needed or ("ray",)):
+        raise BoomspecError("what runs a graph is not installed here", hint="pip install 'boomspec[run]'")
+
+
 @dataclass(frozen=True)
 class Run:
     """A compiled graph, the store of its artifacts, and the name that the person gave."""
@@ -34,6 +42,7 @@ class Run:
     graph: TaskGraph
     store: Store
     named: Path
+    whole: TaskGraph | None = None  # that `graph` is one experiment of; None: it is all of it
 
     def lineage(self) -> Lineage:
         """The family. Raises BoomspecError where there are several, or its layers are still to be searched for."""
@@ -66,6 +75,23 @@ class Run:
             if not self.store.has(node.task.kind, task):
                 raise self._unfinished(f"'{node.name}' is not in the store {self.store.address}")
 
+    def numbers(self) -> tuple[Report, dict[str, str]]:
+        """What is measured of its only experiment: the cells of a report, and by their inputs the tasks that give them.
+
+        Raises BoomspecError where that is not known yet, or there are several experiments.
+        """
+        self.lineage()
+        label = self.graph.experiments[0].label
+        for node in (self.whole or self.graph).nodes.values():
+            match node.task.record:
+                case Report(cells=cells):
+                    return Report(cells=cells, trainings={}), node.task.inputs
+                case Comparison(experiments=experiments):  # in the place of the reports of its experiments
+                    cells = next(one.cells for one in experiments if one.label == label)
+                    inputs = {cell.input: node.task.inputs[f"{label}/{cell.input}"] for cell in cells}
+                    return Report(cells=cells, trainings={}), inputs
+        raise BoomspecError(f"{self.named}: it measures nothing")
+
     def _unfinished(self, reason: str) -> BoomspecError:
         spec = "SPEC" if self.named.is_dir() else self.named
         return BoomspecError(f"{self.named}: this run has not finished: {reason}", hint=f"boomspec run {spec}")
@@ -82,9 +108,9 @@ def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None =
     if (is_folder := path.is_dir()) or path.suffix == ".json":
         if is_folder and not (path / GRAPH).is_file():
             raise BoomspecError(f"{path}: holds no {GRAPH}, so it is not the folder of a run")
-        graph = read_graph(path / GRAPH if is_folder else path)
-        graph = graph if label is None else graph.only(label, named=path)
-        return Run(graph, where or (store_of_run(path) if is_folder else FolderStore(DEFAULT_STORE)), path)
+        whole = read_graph(path / GRAPH if is_folder else path)
+        graph = whole if label is None else whole.only(label, named=path)
+        return Run(graph, where or (store_of_run(path) if is_folder else FolderStore(DEFAULT_STORE)), path, whole)
     files = load_experiments(run)
     found = store_of(files[0], store)
     return Run(compile_experiments(files, search_results_from(found)).graph, found, Path(run))

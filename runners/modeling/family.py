@@ -1,7 +1,7 @@
 """Make models of any size from one teacher and one student in memory, sharing their weights (see `rewired`)."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,14 +60,14 @@ class Family:
         """Layers, parameters, bytes and layer plan of every model, smallest first; the last one is the teacher."""
         return self.lineage.members
 
-    def model(self, size: str | Sequence[str | Layer]) -> PreTrainedModel:
+    def model(self, size: str | Member | Sequence[str | Layer]) -> PreTrainedModel:
         """The model of a size ("24 layers", "3B", "80%", "student") or of a layer plan (["s0", "s1", "t4", ...]).
 
         The largest member not above a size is taken. A layer plan need not be one of `sizes`; where its first and
         last layer have two owners, embedding and head do, too. Raises BoomspecError for what does not exist.
         """
-        if isinstance(size, str):
-            member = self.lineage.pick(size)
+        if isinstance(size, str | Member):
+            member = self.lineage.pick(size) if isinstance(size, str) else size
             return self._made(member.plan, member, tied=member.tied)
         try:
             plan = read_layers(size)
@@ -91,7 +91,10 @@ class Family:
 
 @dataclass(frozen=True)
 class InMemory:
-    """Teacher and student, held once: other models are made of their weights. Changing one changes it in all."""
+    """Teacher and student, held once: other models are made of their weights. Changing one changes it in all.
+
+    `models` may load each of them when it is asked for: a plan of one owner's layers asks for that one alone.
+    """
 
     models: Mapping[Owner, PreTrainedModel]
     facts: Mapping[Owner, ModelFacts]
@@ -105,25 +108,51 @@ class InMemory:
         return self.models[owner]
 
     def model(self, plan: LayerPlan, *, tied: bool) -> PreTrainedModel:
-        return rewired(self.models, self.facts, plan, tied=tied)
+        owners = {layer.owner for layer in plan}
+        return rewired({o: self.models[o] for o in self.facts if o in owners}, self.facts, plan, tied=tied)
 
 
-def load_family(graph: TaskGraph, store: Store, *, dtype: Dtype = None) -> Family:
-    """The family that a graph has made. See `open_family`."""
+class _Loaded(Mapping[Owner, PreTrainedModel]):
+    """Models by owner, each loaded when it is first asked for."""
+
+    def __init__(self, load_one: Callable[[Owner], PreTrainedModel], owners: Iterable[Owner]) -> None:
+        self._load, self._owners, self._models = load_one, tuple(owners), dict[Owner, PreTrainedModel]()
+
+    def __getitem__(self, owner: Owner) -> PreTrainedModel:
+        if owner not in self._models:
+            self._models[owner] = self._load(owner)
+        return self._models[owner]
+
+    def __iter__(self) -> Iterator[Owner]:
+        return iter(self._owners)
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+
+def load_family(graph: TaskGraph, store: Store, *, dtype: Dtype = None, code: Code | None = None) -> Family:
+    """The family that a graph has made. See `open_family`. `code`: None warns of what the spec trusts, and runs it."""
     folders = owner_folders(graph, store, (TEACHER, STUDENT))
-    return open_family(folders[TEACHER], folders[STUDENT], lineage_of(graph), dtype=dtype, code=_trusted(graph))
+    known = _trusted(graph) if code is None else code
+    return open_family(folders[TEACHER], folders[STUDENT], lineage_of(graph), dtype=dtype, code=known)
 
 
 def load_member(graph: TaskGraph, store: Store, member: Member, *, dtype: Dtype = None) -> PreTrainedModel:
     """One model of the family that a graph has made: from its folder where it has been built, else re-wired."""
+    code = _trusted(graph)
+    if (alone := load_own(graph, store, member, dtype=dtype, code=code)) is not None:
+        return alone
+    if lineage_of(graph).is_fitted(member):
+        raise _own_weights(member)
+    return load_family(graph, store, dtype=dtype, code=code).model(member)
+
+
+def load_own(graph: TaskGraph, store: Store, member: Member, *, dtype: Dtype, code: Code) -> PreTrainedModel | None:
+    """A model that a folder holds alone: the teacher, or what the graph has built. None for any other."""
     folder = built_folder(graph, store, member)
     if folder is None and member.is_teacher:
         folder = owner_folders(graph, store, [TEACHER])[TEACHER]
-    if folder is None and lineage_of(graph).is_fitted(member):
-        raise _own_weights(member)
-    if folder is None:
-        return load_family(graph, store, dtype=dtype).model(member.plan)
-    return load(folder, dtype=torch_dtype(dtype, folder), code=_trusted(graph))
+    return folder and load(folder, dtype=torch_dtype(dtype, folder), code=code)
 
 
 def _own_weights(member: Member) -> BoomspecError:
@@ -139,14 +168,18 @@ def _trusted(graph: TaskGraph) -> frozenset[str]:
 
 
 def open_family(teacher: Path, student: Path, lineage: Lineage, *, dtype: Dtype = None, code: Code = ()) -> Family:
-    """Load the models of two folders of one family, on this device; no more of their code runs than `code` (sha256)."""
+    """The models of two folders of one family, on this device; no more of their code runs than `code` (sha256).
+
+    No weights are read before a model needs them. Raises BoomspecError where the two cannot share layers.
+    """
     folders: dict[Owner, Path] = {TEACHER: teacher, STUDENT: student}
     facts = {owner: read_facts(folder) for owner, folder in folders.items()}
     if facts[TEACHER].model_type != facts[STUDENT].model_type:
         types = " and a ".join(model.model_type for model in facts.values())
         message = f"a {types} model cannot share their layers in memory"
         raise BoomspecError(message, hint="boomspec export writes any size to a folder")
-    models = {owner: load(folder, dtype=torch_dtype(dtype, teacher), code=code) for owner, folder in folders.items()}
+    wanted = torch_dtype(dtype, teacher)
+    models = _Loaded(lambda owner: load(folders[owner], dtype=wanted, code=code), folders)
     return Family(lineage, InMemory(models, facts))
 
 

@@ -16,7 +16,7 @@ from boomspec.core.graph import CODE, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.layers import TEACHER, Owner
 from boomspec.core.sizes import Lineage, Member
-from boomspec.core.tasks import Interpolate, Seam
+from boomspec.core.tasks import Seam
 from boomspec.core.tasks.seam import SEAM_FILE
 from boomspec.models.checkpoint import checkpoint_files, read_header
 from boomspec.models.code import CODE_FILES
@@ -92,24 +92,11 @@ def owner_folders(graph: TaskGraph, store: Store, owners: Iterable[Owner]) -> di
     return folders
 
 
-def task_of(graph: TaskGraph, member: Member) -> str | None:
-    """Id of the task or source that is this model; None for a size that the graph does not build."""
-    lineage = lineage_of(graph)
-    if member.is_teacher:
-        return lineage.teacher
-    if member.plan == lineage.trained.plan:
-        return lineage.student
-    wanted = member.plan, member.tied, lineage.teacher, lineage.student
-    made = [(node, node.task.record) for node in graph.nodes.values() if isinstance(node.task.record, Interpolate)]
-    found = ((node.id, (r.plan, r.tied, *map(node.task.inputs.get, ("teacher", "student")))) for node, r in made)
-    return next((task for task, its in found if its == wanted), None)
-
-
 def fitted_weights(graph: TaskGraph, store: Store, member: Member) -> Path | None:
     """The weights that a size has of its own; None where it has none. Raises BoomspecError where they are not there."""
     if not lineage_of(graph).is_fitted(member):
         return None
-    task = task_of(graph, member)
+    task = graph.task_of(member)
     seam = None if task is None else graph.nodes[task].task.inputs["seam"]
     if seam is None or not store.is_whole(Seam.kind, seam):
         message = (
@@ -121,7 +108,7 @@ def fitted_weights(graph: TaskGraph, store: Store, member: Member) -> Path | Non
 
 def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:
     """The folder of a model that is in the store already, whole."""
-    task = task_of(graph, member)
+    task = graph.task_of(member)
     if task is None or task not in graph.nodes:
         return None
     kind = graph.nodes[task].task.kind

@@ -10,7 +10,7 @@ from boomspec.core.graph import TaskGraph
 from boomspec.core.sizes import Lineage, Member, compact_plan, shown_bytes
 from boomspec.models.trust import foreign_code
 from boomspec.store import Store
-from runners.modeling.models import lineage_of, task_of
+from runners.modeling.models import lineage_of
 from runners.report.model_card import base_metadata, fence, measured_rows, source_of
 from runners.report.page import TEMPLATES
 
@@ -23,7 +23,7 @@ def results_of(graph: TaskGraph, store: Store) -> list[dict[str, Any]]:
     """Every number in the store, with the layer plan of the size that it is of; a baseline's has none."""
     lineage = lineage_of(graph)
     members = (lineage.trained, *lineage.members)
-    plans = {task: member.to_json()["plan"] for member in members if (task := task_of(graph, member)) is not None}
+    plans = {task: member.to_json()["plan"] for member in members if (task := graph.task_of(member)) is not None}
     found = []
     for model, row in measured_rows(graph, store):
         cell = row.cell.model_dump(mode="json", exclude_none=True, exclude={"input"})

@@ -15,7 +15,7 @@ from boomspec.core.tasks import Dequantize, Distill, Report, Transfer
 from boomspec.models.facts import read_config, read_facts, total_bytes, total_parameters
 from boomspec.models.trust import foreign_code
 from boomspec.store import Store
-from runners.modeling.models import lineage_of, task_of
+from runners.modeling.models import lineage_of
 from runners.report.collect import collect
 from runners.report.format import count, size
 from runners.report.page import TEMPLATES, fetched
@@ -159,7 +159,7 @@ def _facts(member: Member, lineage: Lineage, folder: Path, base: dict[str, Any])
 
 
 def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[str, Any]:
-    lineage, own = lineage_of(graph), task_of(graph, member)
+    lineage, own = lineage_of(graph), graph.task_of(member)
     columns = {"student": lineage.student, "this model": own, "teacher": lineage.teacher}
     if kind != "interpolated":  # it is one of the other two
         columns = {f"{name} (this model)" if name == kind else name: columns[name] for name in ("student", "teacher")}
@@ -188,7 +188,7 @@ def measured_rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
 
 def _provenance(graph: TaskGraph, store: Store, member: Member) -> list[tuple[str, str]]:
     lineage = lineage_of(graph)
-    ids = {"teacher": lineage.teacher, "student": lineage.student, "this model": task_of(graph, member) or ""}
+    ids = {"teacher": lineage.teacher, "student": lineage.student, "this model": graph.task_of(member) or ""}
     tasks = (task for task in (ids["this model"], lineage.student, lineage.teacher) if task in graph.nodes)
     records = (store.record(graph.nodes[task].task.kind, task) for task in tasks)
     made: dict[str, Any] = next((record["provenance"] for record in records if record is not None), {})

@@ -175,14 +175,7 @@ def files(study: Study, title: str, trainings: Sequence[Table] = (), terms: Sequ
     `trainings`: how fast those of a run were. An artifact has none, for they depend on the machine.
     `terms`: `terms_of`.
     """
-    several = bool(study.axes)
-    rows = [
-        ({"experiment": trial.label, "axes": trial.axes} if several else {})
-        | _fields(row.cell, _MODEL)
-        | _fields(row, _NUMBER)
-        for trial in study.trials
-        for row in trial.rows
-    ]
+    several, rows = bool(study.axes), result_rows(study)
     missing = [
         ({"experiment": trial.label} if several else {})
         | _fields(m.cell, ("series", "layers", "parameters"))
@@ -207,6 +200,17 @@ def files(study: Study, title: str, trainings: Sequence[Table] = (), terms: Sequ
         content["trainings"] = trainings
         tables["trainings.csv"] = csv_text(list(trainings[0]), trainings)
     return {**tables, "results.json": json_text(content, indent=1, ensure_ascii=False) + "\n"}
+
+
+def result_rows(study: Study) -> list[Table]:
+    """A row for each number, in the order of `study.rows`; of several experiments with their names and axes."""
+    return [
+        ({"experiment": trial.label, "axes": trial.axes} if study.axes else {})
+        | _fields(row.cell, _MODEL)
+        | _fields(row, _NUMBER)
+        for trial in study.trials
+        for row in trial.rows
+    ]
 
 
 def _fields(value: Any, names: Iterable[str]) -> Table:

@@ -12,7 +12,7 @@ from boomspec.core.errors import SpecError
 from boomspec.models.facts import read_facts, size_of
 from boomspec.spec.experiments import load_spec
 from runners.assembly.assemble import assemble
-from runners.modeling.family import Family
+from runners.modeling.family import Family, InMemory
 from tests.messages import wording
 from tests.runners import tiny
 
@@ -49,11 +49,12 @@ def test_every_planned_size_is_that_of_the_files_whoever_is_tied(tmp_path, teach
         model = AutoModelForCausalLM.from_pretrained(target)
         assert sum(p.numel() for p in model.parameters()) == member.parameters
     inputs_BT = torch.arange(12)[None]
-    loaded = [AutoModelForCausalLM.from_pretrained(sources[owner]).eval() for owner in "ts"]
+    loaded = {owner: AutoModelForCausalLM.from_pretrained(folder).eval() for owner, folder in sources.items()}
     with torch.no_grad():
         facts = {owner: read_facts(folder) for owner, folder in sources.items()}
-        held = Family(*loaded, compile_experiments([spec(tmp_path, keep=KEPT)]).graph.family, facts)
-        assert torch.equal(held.model("student")(inputs_BT).logits, loaded[1](inputs_BT).logits)
+        lineage = compile_experiments([spec(tmp_path, keep=KEPT)]).graph.family
+        held = Family(lineage, InMemory(loaded, facts))
+        assert torch.equal(held.model("student")(inputs_BT).logits, loaded["s"](inputs_BT).logits)
 
 
 def test_the_bytes_of_a_student_in_another_dtype_are_its_own_until_it_is_built_into_a_size(tmp_path):

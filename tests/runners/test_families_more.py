@@ -18,7 +18,7 @@ from runners.assembly.assemble import assemble
 from runners.checking.family import try_sizes
 from runners.checking.in_memory import logits
 from runners.checking.tiny import random_model, randomise
-from runners.modeling.family import Family
+from runners.modeling.family import Family, InMemory
 from runners.modeling.hidden_states import check_head
 from runners.modeling.models import load, save_weights
 
@@ -131,7 +131,7 @@ def test_a_family_in_memory_is_what_its_folders_are(tmp_path, family):
     facts = {owner: read_facts(tmp_path / owner) for owner in "ts"}
     models = {owner: load(tmp_path / owner, dtype=torch.float32) for owner in "ts"}
     member = Member(0, student_layers(4), 1, 1, tied=False)
-    held = Family(models["t"], models["s"], Lineage("t", "s", KEPT, member, (member,)), facts)
+    held = Family(Lineage("t", "s", KEPT, member, (member,)), InMemory(models, facts))
     for i, plan in enumerate(PLANS):
         assemble({o: tmp_path / o for o in "ts"}, read_layers(plan), tmp_path / f"{i}", tied=False)
         found, wanted = held.model(read_layers(plan)), load(tmp_path / f"{i}", dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""A family in Python, as `boomspec.family` gives it: sizes, results, models, text."""

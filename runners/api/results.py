@@ -1,0 +1,88 @@
+"""What was measured of a family as a DataFrame, and the sizes that no other one dominates.
+
+A *measure* is "held_out" or an lm-eval task; of its metrics the primary one is that which the report draws. An *axis*
+is what sizes are compared by: a cost (`COSTS`: less is better), a measure, or "measure metric".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from boomspec.core.errors import BoomspecError, did_you_mean
+from runners.report.study import Row, Study
+from runners.report.tables import result_rows
+
+COSTS = ("layers", "parameters", "bytes", "memory")
+_TYPES = {"layers": "int64", "parameters": "int64", "bytes": "int64", "value": "float64", "stderr": "float64"}
+
+
+def results_frame(study: Study, label: Callable[[Row], str]) -> pd.DataFrame:
+    """A row for each number: the columns of the report's results.csv behind the size's name.
+
+    `higher_is_better` is a nullable boolean: of some metrics lm-eval does not say it.
+    """
+    rows = [{"size": label(row), **fields} for row, fields in zip(study.rows, result_rows(study), strict=True)]
+    columns = ["size", *(result_rows(study)[0] if rows else ())]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({**_TYPES, "higher_is_better": "boolean"}) if rows else frame
+
+
+class Axis:
+    """One thing that sizes are compared by: its values by size, and whether more of it is better."""
+
+    def __init__(self, name: str, values: Mapping[str, float], *, higher: bool) -> None:
+        self.name, self.values, self.higher = name, values, higher
+
+
+def axis_of(study: Study, name: str, label: Callable[[Row], str]) -> Axis:
+    """The axis of a measure's primary metric, or of another: "gsm8k exact_match,strict-match".
+
+    Of two models of one size that are measured twice, the first counts. Raises BoomspecError for what was not measured.
+    """
+    measure, metric = name, ""
+    known = {row.measure: None for row in study.rows}
+    if name not in known:  # a measure's own name may have a blank
+        measure, metric = next(((m, name.removeprefix(f"{m} ")) for m in known if name.startswith(f"{m} ")), (name, ""))
+    if measure not in known:
+        names = [*COSTS, *known]
+        hint = did_you_mean(name, names) or f"there are {', '.join(names)}"
+        raise BoomspecError(f"nothing was measured that is called '{name}'", hint=hint)
+    metrics = list(dict.fromkeys(row.metric for row in study.rows if row.measure == measure))
+    metric = metric or study.primary[measure]
+    if metric not in metrics:
+        raise BoomspecError(f"{measure} has no metric '{metric}'", hint=f"it has {', '.join(metrics)}")
+    rows = [row for trial in study.trials for row in trial.series("family", measure, metric)]
+    values = {label(row): row.value for row in reversed(rows)}
+    return Axis(name, values, higher=study.higher_is_better(measure, metric))
+
+
+def dominators(axes: Sequence[Axis], sizes: Sequence[str]) -> dict[str, str]:
+    """By size the first other one that is at least as good on every axis and better on one; "" where none is."""
+
+    def gains(size: str, other: str) -> list[float]:
+        return [(axis.values[other] - axis.values[size]) * (1 if axis.higher else -1) for axis in axes]
+
+    def dominates(other: str, size: str) -> bool:
+        found = gains(size, other)
+        return all(gain >= 0 for gain in found) and any(gain > 0 for gain in found)
+
+    return {size: next((other for other in sizes if dominates(other, size)), "") for size in sizes}
+
+
+def pareto_frame(axes: Sequence[Axis], labels: Sequence[str], models: Mapping[str, Any], *, every: bool) -> Any:
+    """The sizes that have a value on every axis and that no other such size dominates; with `every`, all of those."""
+    measured = [label for label in labels if all(label in axis.values for axis in axes)]
+    by = dominators(axes, measured)
+    rows = [
+        {
+            "size": label,
+            "layers": models[label].layers,
+            "parameters": models[label].parameters,
+            **{axis.name: axis.values[label] for axis in axes},
+            **({"dominated_by": by[label]} if every else {}),
+        }
+        for label in measured
+        if every or not by[label]
+    ]
+    return pd.DataFrame(rows).sort_values(axes[0].name, ignore_index=True, kind="stable") if rows else pd.DataFrame()
