@@ -165,8 +165,8 @@ store = FolderStore("store")
 small.execute(small.compiled(Path("spec.yaml"), store).graph, store)
 (metrics,) = store.root.glob("distill/*/metrics.jsonl")
 steps = tuple(json.loads(line) for line in metrics.open())
-axes = training_figure(TrainingCurves("student", steps, ())).axes
-print([(panel.get_title(loc="left"), panel.get_ylabel()) for panel in axes])
+panels = training_figure(TrainingCurves("student", steps, ())).panels
+print([(panel.title, panel.below) for panel in panels])
 """
 
 

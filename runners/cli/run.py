@@ -255,7 +255,7 @@ class _Run:
 
     def make_report(self) -> Path | None:
         """Make the run folder's report; None where that fails, which is printed."""
-        # Not at the top: it draws with matplotlib, which a run that is interrupted has no need of.
+        # Not at the top: its libraries are those of pages, which a run that is interrupted has no need of.
         from runners.report.page import publish_run
 
         failures = {i: one.error for i, one in self.outcomes.items() if one.state in ("failed", "blocked")}

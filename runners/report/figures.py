@@ -1,46 +1,62 @@
-"""Draw quality against size and differences between experiments; define how every figure looks and is written.
+"""Draw quality against size and differences between experiments. `runners.report.chart` says what a figure is."""
 
-Each function returns a matplotlib Figure made with the object interface: no global state, no display.
-`write_png` and `svg` give the same bytes for the same figure: no dates, no random ids. In the SVG, colours are
-the page's (`currentColor` for ink), so that a figure follows it into dark mode.
-"""
-
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from runners.report.chart import (
+    BLUE,
+    COUNT,
+    DASHED,
+    DOTTED,
+    GREEN,
+    INK,
+    ORANGE,
+    PAPER,
+    PINK,
+    SHAPES,
+    SKY,
+    SOFT,
+    WIDTH,
+    YELLOW,
+    Entry,
+    Figure,
+    Looks,
+    Panel,
+    Spec,
+    area,
+    band,
+    bars,
+    bottom,
+    hover,
+    labelled,
+    layer,
+    lines,
+    points,
+    quantity,
+    reach,
+    text,
+    upright,
+)
+from runners.report.compare import CLEAR, ScoreDifference, against_references
+from runners.report.format import count, number, signed, size
+from runners.report.study import SERIES, Group, Point, Row, Study
 
-from runners.report.compare import CLEAR, against_references
-from runners.report.format import count, number
-from runners.report.study import SERIES, Point, Row, Study
-
-# Okabe and Ito's palette: told apart with every common form of colour blindness, and in print by the markers.
-INK, BLUE, ORANGE, PINK = "#1a1a19", "#0072b2", "#d55e00", "#b5649b"
-GREEN, YELLOW, SKY, PAPER = "#009e73", "#b88700", "#3d9bd1", "#fffffe"
-_VARIABLES = {  # of the page's style, lighter in the dark
-    BLUE: "--blue", ORANGE: "--orange", PINK: "--pink", GREEN: "--green", YELLOW: "--yellow", SKY: "--sky",
-    PAPER: "--paper",
-}  # fmt: skip
-_DASHED, _DOTTED = (0, (5, 2)), (0, (1, 1.5))
-_LOOK: dict[str, dict[str, Any]] = {
-    "interpolated": {"color": BLUE, "marker": "o", "linewidth": 2.2, "markersize": 7, "zorder": 5},
-    "naive_pruning": {"color": ORANGE, "marker": "s", "linewidth": 1.4, "markersize": 6, "linestyle": _DASHED},
-    "shortgpt": {"color": YELLOW, "marker": "P", "linewidth": 1.4, "markersize": 7, "linestyle": _DASHED},
-    "laco": {"color": SKY, "marker": "X", "linewidth": 1.4, "markersize": 7, "linestyle": _DASHED},
-    "standard_distillation": {"color": GREEN, "marker": "v", "linewidth": 1.4, "markersize": 7},
-    "random_init": {"color": PINK, "marker": "^", "linewidth": 1.4, "markersize": 7, "linestyle": _DOTTED},
-    "contiguous_drop": {"color": YELLOW, "marker": "<", "linewidth": 1.4, "markersize": 7, "linestyle": _DOTTED},
-    "contiguous_distilled": {"color": GREEN, "marker": "<", "linewidth": 1.4, "markersize": 7, "linestyle": _DASHED},
-    "linear_patch": {"color": ORANGE, "marker": ">", "linewidth": 1.4, "markersize": 7, "linestyle": _DOTTED},
-    "cross_patching": {"color": PINK, "marker": "d", "linewidth": 0.0, "markersize": 7},
+LOOKS = {
+    series: Entry(SERIES[series], *look)
+    for series, look in {
+        "random_init": (PINK, "up", DOTTED, 1.4),
+        "shortgpt": (YELLOW, "plus", DASHED, 1.4),
+        "laco": (SKY, "x", DASHED, 1.4),
+        "contiguous_drop": (YELLOW, "left", DOTTED, 1.4),
+        "contiguous_distilled": (GREEN, "left", DASHED, 1.4),
+        "linear_patch": (ORANGE, "right", DOTTED, 1.4),
+        "cross_patching": (PINK, "diamond", DOTTED, 0.0),
+        "standard_distillation": (GREEN, "down", (1, 0), 1.4),
+        "naive_pruning": (ORANGE, "square", DASHED, 1.4),
+        "interpolated": (BLUE, "circle", (1, 0), 2.4),  # the last is drawn over the others
+    }.items()
 }
 _NOT_THE_TEACHER = (
     "standard_distillation",
@@ -56,184 +72,180 @@ CONTROLS = (
     "linear_patch",
     "cross_patching",
 )  # may be so far off that they would flatten all else
-_ENDS = {"student": ("D", 8), "teacher": ("*", 15)}
+_ENDS = {"student": Entry("student", INK, "diamond", size=5.5), "teacher": Entry("teacher", INK, "star", size=8.0)}
 # Of groups: the reference is ink; the rest is told apart by colour and by marker.
-_GROUPS = ((INK, "o"), (BLUE, "s"), (ORANGE, "^"), (GREEN, "D"), (PINK, "v"), (YELLOW, "P"), (SKY, "X"))
-MOST_LINES = len(_GROUPS)
-_FAINT = 0.45  # of baselines beside groups
-_STYLE = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), use_default_template=False)
+GROUP_LOOKS = (
+    (INK, "circle"), (BLUE, "square"), (ORANGE, "up"), (GREEN, "diamond"), (PINK, "down"), (YELLOW, "plus"), (SKY, "x"),
+)  # fmt: skip
+MOST_LINES = len(GROUP_LOOKS)
+_FAINT = 0.5  # of baselines beside groups
+_MOST_SIZES = 16  # named along the top
+_TITLES = {  # of the numbers that are said where one points at a mark, by field
+    "series": "series", "layers": "layers", "parameters": "parameters", "bytes": "weights", "value": "value",
+    "error": "standard error", "seeds": "seeds", "spread": "lowest to highest", "against": "against",
+    "clear": "beyond doubt",
+}  # fmt: skip
 
 
-@contextmanager
-def panels(
-    width: float, height: float, count: int = 1, columns: int = 1, *, lines: bool = True, **options: Any
-) -> Iterator[tuple[Figure, Any]]:
-    """A figure in our style, sized in inches; axes of `count` panels in at most so many columns, with grid `lines`."""
-    columns = max(1, min(columns, count))
-    with mpl.rc_context({**_STYLE, "axes.grid": lines}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(math.ceil(count / columns) or 1, columns, squeeze=False, **options).flatten()
-        for unused in axes[count:]:
-            unused.set_visible(False)
-        yield figure, axes[:count]
+def told(rows: Sequence[Mapping[str, Any]], x: Spec, y: Spec, /, **more: str) -> Spec:
+    """The layer that says the numbers of these rows: those fields that any of them has."""
+    known = {**_TITLES, **more}
+    shown = {field: title for field, title in known.items() if any(row.get(field) for row in rows)}
+    return hover(rows, x, y, **shown)
 
 
-def size_figure(study: Study, measure: str, *, width: float = 7.6, height: float = 4.4) -> Figure:
+def size_figure(study: Study, measure: str, *, width: int = WIDTH) -> Figure:
     """Quality against parameters of one experiment. Error bars are one standard error."""
     trial, metric = study.trials[0], study.primary[measure]
-    rows = {name: trial.series(name, measure, metric) for name in (*_ENDS, *_LOOK)}
+    rows = {name: trial.series(name, measure, metric) for name in (*_ENDS, *LOOKS)}
     ends = {name: rows.pop(name)[:1] for name in _ENDS}
-    with panels(width, height) as (figure, (axes,)):
-        for name, own in rows.items():
-            if own:  # the family runs from student to teacher; pruning nothing is the teacher, too
-                first, look = (ends["student"] if name == "interpolated" else []), _LOOK[name]
-                path = [*first, *own, *(ends["teacher"] if name not in _NOT_THE_TEACHER else [])]
-                marked = list(range(len(first), len(first) + len(own)))
-                axes.plot(*_places(path), label=SERIES[name], **look, markevery=marked)
-                bars = path if name == "interpolated" else own
-                errors = {"ecolor": look["color"], "zorder": look.get("zorder", 2), "elinewidth": 1.0, "fmt": "none"}
-                axes.errorbar(*_places(bars), yerr=[row.stderr or 0.0 for row in bars], **errors)
-        for name, row in ((name, row) for name, end in ends.items() for row in end):
-            _draw_end(axes, row, name)
-        near = [row for own in ends.values() for row in own]
-        near += [row for name, own in rows.items() if name not in CONTROLS for row in own]
-        controls = [(name, row) for name in CONTROLS for row in rows[name]]
-        far = [(row.cell.parameters, row.value, str(_LOOK[name]["color"])) for name, row in controls]
-        _keep_in_view(axes, [row.value + sign * (row.stderr or 0.0) for row in near for sign in (-1, 1)], far)
-        _label_sizes(axes, {row.cell.layers: row.cell.parameters for row in [*near, *(row for _, row in controls)]})
-        axes.set_ylabel(quality_label(study, measure))
-        if axes.get_legend_handles_labels()[1]:
-            figure.legend(loc="outside lower center", ncols=3, fontsize=9, handlelength=3.2)
-    return figure
+    entries = [LOOKS[name] for name, own in rows.items() if own]
+    path: list[dict[str, Any]] = []
+    marked: list[dict[str, Any]] = []
+    for name, own in rows.items():
+        if own:  # the family runs from student to teacher; pruning nothing is the teacher, too
+            first = ends["student"] if name == "interpolated" else []
+            whole = [*first, *own, *(ends["teacher"] if name not in _NOT_THE_TEACHER else [])]
+            path += [] if LOOKS[name].width == 0 else [_place(row, SERIES[name], study) for row in whole]
+            marked += [_place(row, SERIES[name], study) for row in own]
+    ended = [_place(row, SERIES[name], study) for name, own in ends.items() for row in own]
+    near = [row for own in ends.values() for row in own]
+    near += [row for name, own in rows.items() if name not in CONTROLS for row in own]
+    controls = [(name, row) for name in CONTROLS for row in rows[name]]
+    far = [_Far(row.cell.parameters, row.value, LOOKS[name]) for name, row in controls]
+    low, high, out = _view([row.value + sign * (row.stderr or 0.0) for row in near for sign in (-1, 1)], far)
+    places: dict[float, int] = {row.cell.parameters: row.cell.layers for row in [*near, *(row for _, row in controls)]}
+    x, y, looks = sizes_along(places), upright(low, high), Looks(entries)
+    seen = [row for row in marked if low <= row["y"] <= high]
+    layers = [
+        *_named_sizes(places, x, y),
+        *_end_lines([(name, row.value) for name, own in ends.items() for row in own], y),
+        lines(path, looks, _bare(x), y) | {"mark": {"type": "line", "clip": True, "strokeJoin": "round"}},
+        bars([row for row in [*seen, *ended] if "low" in row and row["series"] in looks.names], looks, _bare(x), y),
+        points(seen, looks, _bare(x), y),
+        *_end_marks(ended, _bare(x), y),
+        *_arrows(out, (low, high), looks, x, y),
+        told([*seen, *ended, *_held([row for row in marked if row not in seen], low, high)], _bare(x), y),
+    ]
+    return Figure((_panel(layers),), quality_label(study, measure), tuple(reversed(entries)), width=width, sizes=True)
 
 
-def _places(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
-    return [row.cell.parameters for row in rows], [row.value for row in rows]
+def _place(row: Row, series: str, study: Study) -> dict[str, Any]:
+    """A row as a mark: where it stands, and what is said of it."""
+    found = {"series": series, "x": row.cell.parameters, "y": row.value, "layers": str(row.size.layers)}
+    found |= {"parameters": count(row.cell.parameters), "bytes": size(row.cell.bytes)}
+    found["value"] = number(row.value) + study.unit(row.measure, " ")
+    if row.stderr:
+        found |= {"error": number(row.stderr), "low": row.value - row.stderr, "high": row.value + row.stderr}
+    return found
 
 
-def size_lines(study: Study, measure: str, *, width: float = 7.6) -> Figure:
+def size_lines(study: Study, measure: str, *, width: int = WIDTH) -> Figure:
     """Quality against parameters: means of each group, their spread over seeds a band; faint baselines of the first."""
     values: list[float] = []
-    places: dict[int, float] = {}
-    with panels(width, 2.4 + 0.3 * width) as (figure, (axes,)):
-        for group, (color, marker) in zip(study.groups, _GROUPS, strict=False):
-            points = study.points(group, measure)
-            draw_line(axes, points, color, marker, group.label)
-            values += [value for point in points.values() for value in (point.spread or (point.mean,))]
-            places |= {size.layers: point.parameters for size, point in points.items()}
-        first, far = study.groups[0], []
-        for series in first.baselines(measure):
-            if points := study.points(first, measure, series):
-                found = [(p.parameters, p.mean) for p in points.values()]
-                look = {k: v for k, v in _LOOK[series].items() if k in ("marker", "linestyle")}
-                look |= {"color": INK, "alpha": _FAINT, "linewidth": 1.1, "markersize": 4.5, "zorder": 2}
-                name = SERIES[series] if len(study.groups) == 1 else f"{SERIES[series]} ({first.label})"
-                axes.plot(*zip(*found, strict=True), label=name, **look)
-                far += [(*place, INK) for place in found if series in CONTROLS]
-                values += [value for _, value in found if series not in CONTROLS]
-        for name in _ENDS:  # where all experiments have the same artifact
-            rows = [row for trial in study.trials for row in trial.series(name, measure, study.primary[measure])]
-            if len({row.artifact for row in rows}) == 1:
-                _draw_end(axes, rows[0], name)
-        _keep_in_view(axes, values, far, alpha=_FAINT)
-        _label_sizes(axes, places)
-        axes.set_ylabel(quality_label(study, measure))
-        draw_legend(figure, axes)
-    return figure
+    places: dict[float, int] = {}
+    entries: list[Entry] = []
+    shown: list[dict[str, Any]] = []
+    faint: list[dict[str, Any]] = []
+    first, far = study.groups[0], list["_Far"]()
+    for series in first.baselines(measure):
+        name = SERIES[series] if len(study.groups) == 1 else f"{SERIES[series]} ({first.label})"
+        entry = replace(LOOKS[series], name=name, color=SOFT, opacity=_FAINT, width=1.2, size=3.8)
+        own = [
+            mean_row(p, name, study, measure, place.layers) for place, p in study.points(first, measure, series).items()
+        ]
+        faint += own
+        entries += [entry] if own else []
+        far += [_Far(row["x"], row["y"], entry) for row in own if series in CONTROLS]
+        values += [row["y"] for row in own if series not in CONTROLS]
+    for group, (color, shape) in reversed(list(zip(study.groups, GROUP_LOOKS, strict=False))):
+        found = study.points(group, measure)
+        entries += [Entry(group.label, color, shape, width=2.0)] if found else []
+        shown += [mean_row(point, group.label, study, measure, place.layers) for place, point in found.items()]
+        values += [value for point in found.values() for value in (point.spread or (point.mean,))]
+        places |= {point.parameters: place.layers for place, point in found.items()}
+    shared = []
+    for name in _ENDS:  # where all experiments have the same artifact
+        rows = [row for trial in study.trials for row in trial.series(name, measure, study.primary[measure])]
+        if len({row.artifact for row in rows}) == 1:
+            shared.append((name, rows[0]))
+    low, high, out = _view(values, far)
+    x, y, looks = sizes_along(places), upright(low, high), Looks(entries)
+    seen = [row for row in faint if low <= row["y"] <= high]
+    layers = [
+        *_named_sizes(places, x, y),
+        *_end_lines([(name, row.value) for name, row in shared], y),
+        *([band([row for row in shown if "low" in row], looks, _bare(x), y)] if any("low" in r for r in shown) else []),
+        lines([*faint, *shown], looks, _bare(x), y) | {"mark": {"type": "line", "clip": True, "strokeJoin": "round"}},
+        points([*seen, *shown], looks, _bare(x), y),
+        *_end_marks([_place(row, SERIES[name], study) for name, row in shared], _bare(x), y),
+        *_arrows(out, (low, high), looks, x, y),
+        told([*shown, *_held(faint, low, high)], _bare(x), y),
+    ]
+    return Figure((_panel(layers),), quality_label(study, measure), tuple(reversed(entries)), width=width, sizes=True)
 
 
-def draw_line(axes: Any, points: Mapping[Any, Point], color: str, marker: str, label: str, x: Any = None) -> None:
-    """A line of means with its band; `x` defaults to the parameters."""
-    at = [point.parameters for point in points.values()] if x is None else x
-    means = [point.mean for point in points.values()]
-    look = {"color": color, "marker": marker, "markersize": 6, "linewidth": 1.8, "markeredgecolor": "none"}
-    axes.plot(at, means, label=label, zorder=5, **look)
-    if any(point.spread for point in points.values()):
-        low, high = zip(*(point.spread or (point.mean, point.mean) for point in points.values()), strict=True)
-        axes.fill_between(at, low, high, color=color, alpha=0.16, linewidth=0, zorder=3)
+def mean_row(point: Point, series: str, study: Study, measure: str, layers: int | None = None) -> dict[str, Any]:
+    """A mean over seeds as a mark, at its parameters."""
+    found = {"series": series, "x": point.parameters, "y": point.mean, "parameters": count(point.parameters)}
+    found |= {"layers": str(layers)} if layers is not None else {}
+    found["value"] = number(point.mean) + study.unit(measure, " ")
+    if point.spread:
+        low, high = point.spread
+        spread = f"{number(low)} to {number(high)}"
+        found |= {"low": low, "high": high, "seeds": str(len(point.values)), "spread": spread}
+    return found
 
 
-def difference_lines(study: Study, measure: str, *, width: float = 7.6) -> Figure | None:
+def difference_lines(study: Study, measure: str, *, width: int = WIDTH) -> Figure | None:
     """By how much each group is better than its reference at each size; None where nothing can be compared.
 
     Filled marks are clear. Bars: lowest to highest seed, or two standard errors over the items of one seed.
     """
-    found = ((group, [d for d in found if not d.same]) for group, _, found in against_references(study, measure))
-    compared = [(group, own) for group, own in found if own]
+    found = (
+        (group, other, [d for d in found if not d.same]) for group, other, found in against_references(study, measure)
+    )
+    compared = [(group, other, own) for group, other, own in found if own]
     if not compared:
         return None
-    every = [difference for _, own in compared for difference in own]
+    every = [difference for _, _, own in compared for difference in own]
     step = 0.008 * (max(d.parameters for d in every) - min(d.parameters for d in every))
-    with panels(width, 1.6 + 0.24 * width) as (figure, (axes,)):
-        axes.axhline(0, color=INK, linewidth=1.2, zorder=2)
-        for place, (group, own) in enumerate(compared):
-            color, marker = _GROUPS[study.groups.index(group)]
-            x = [d.parameters + (place - (len(compared) - 1) / 2) * step for d in own]
-            gains = [d.gain for d in own]
-            look = {"fmt": "none", "ecolor": color, "elinewidth": 1.1, "zorder": 3}
-            reach = [CLEAR * (d.items or 0.0) for d in own]  # of one seed, over the items
-            below = [d.gain - min(d.gains) if len(d.gains) > 1 else r for d, r in zip(own, reach, strict=True)]
-            above = [max(d.gains) - d.gain if len(d.gains) > 1 else r for d, r in zip(own, reach, strict=True)]
-            axes.errorbar(x, gains, yerr=(below, above), **look)
-            axes.plot(x, gains, color=color, marker=marker, linewidth=1.2, markersize=6, zorder=4, label=group.label)
-            for at, gain in ((at, d.gain) for at, d in zip(x, own, strict=True) if not d.clear):
-                axes.plot(at, gain, marker, color=color, markersize=6, markerfacecolor=PAPER, zorder=5)
-        _label_sizes(axes, {difference.size.layers: difference.parameters for difference in every})
-        axes.set_ylabel(f"better by{study.unit(measure, ', ')}   (↑ better)")
-        draw_legend(figure, axes)
-    return figure
+    rows: list[dict[str, Any]] = []
+    entries = []
+    for place, (group, other, own) in enumerate(compared):
+        color, shape = GROUP_LOOKS[study.groups.index(group)]
+        entries.append(Entry(group.label, color, shape, width=1.4))
+        shift = (place - (len(compared) - 1) / 2) * step
+        rows += [_difference(d, group, other, study, measure) | {"x": d.parameters + shift} for d in own]
+    low, high = reach([0.0, *(row[end] for row in rows for end in ("low", "high"))])
+    places = {d.parameters: d.size.layers for d in every}
+    x, y, looks = sizes_along(places), upright(low, high), Looks(entries)
+    zero = {"type": "rule", "color": INK, "strokeWidth": 1.2}
+    clear, open_ = ([row for row in rows if bool(row["sure"]) is sure] for sure in (True, False))
+    layers = [
+        *_named_sizes(places, x, y),
+        layer(zero, [{"y": 0.0}], {"y": y}),
+        bars(rows, looks, _bare(x), y),
+        lines(rows, looks, _bare(x), y),
+        points(clear, looks, _bare(x), y),
+        points(open_, looks, _bare(x), y, filled=False, fill=PAPER, stroke=None, strokeWidth=1.6),
+        told(rows, _bare(x), y, value="better by", error="standard error over items", spread="from, to"),
+    ]
+    label = f"better by{study.unit(measure, ', ')}   (↑ better)"
+    return Figure((_panel(layers),), label, tuple(entries), width=width, height=220, sizes=True)
 
 
-def _draw_end(axes: Any, row: Row, name: str) -> None:
-    """Student or teacher: its mark, and a dashed line named at the end where the curves are not."""
-    marker, size = _ENDS[name]
-    axes.plot(row.cell.parameters, row.value, marker, color=INK, markersize=size, zorder=6)
-    axes.axhline(row.value, color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    x, shift, side = (1.0, -4, "right") if name == "student" else (0.0, 4, "left")
-    place = {"xycoords": ("axes fraction", "data"), "xytext": (shift, 3), "textcoords": "offset points"}
-    axes.annotate(f"{name} {number(row.value)}", (x, row.value), **place, ha=side, va="bottom", fontsize=9)
+def _difference(d: ScoreDifference, group: Group, other: Group, study: Study, measure: str) -> dict[str, Any]:
+    over = CLEAR * (d.items or 0.0)  # of one seed, over the items
+    low, high = (min(d.gains), max(d.gains)) if len(d.gains) > 1 else (d.gain - over, d.gain + over)
+    found = {"series": group.label, "y": d.gain, "low": low, "high": high, "against": other.label}
+    found |= {"layers": str(d.size.layers), "parameters": count(d.parameters), "seeds": str(len(d.gains))}
+    found |= {"value": signed(d.gain) + study.unit(measure, " "), "spread": f"{signed(low)}, {signed(high)}"}
+    found |= {"error": number(d.items)} if d.items else {}
+    return found | {"sure": d.clear, "clear": "yes" if d.clear else "no"}
 
 
-def _keep_in_view(
-    axes: Any, values: Sequence[float], control: Sequence[tuple[float, float, str]], *, alpha: float = 1.0
-) -> None:
-    """Keep `control` from flattening `values`: its points (place, value, colour) that are far off become arrows."""
-    values = [value for value in values if math.isfinite(value)]
-    if not values:
-        return
-    low, high = min(values), max(values)
-    margin = 0.5 * (high - low) or 0.1 * abs(high) or 1.0
-    near = [value for _, value, _ in control if low - margin <= value <= high + margin]
-    bottom, top = min([low, *near]), max([high, *near])
-    pad = 0.1 * (top - bottom or margin)
-    # An arrow needs more room than a margin.
-    bottom -= pad * (3 if any(value < bottom - pad for _, value, _ in control) else 1)
-    top += pad * (3 if any(value > top + pad for _, value, _ in control) else 1)
-    out = [point for point in control if not bottom <= point[1] <= top]
-    if out:
-        axes.set_ylim(bottom, top)
-    for place, value, color in out:
-        up = value > top
-        shift = {"xytext": (0, -24 if up else 24), "textcoords": "offset points", "ha": "center", "va": "center"}
-        arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 1.2, "alpha": alpha}
-        place_at = (place, top if up else bottom)
-        axes.annotate(number(value), place_at, **shift, fontsize=8, color=color, alpha=alpha, arrowprops=arrow)
-
-
-def _label_sizes(axes: Any, places: Mapping[int, float]) -> None:
-    """Parameters along the bottom; the layers of each size along the top. `places`: parameters by layers."""
-    axes.set_xlabel("parameters")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
-    axes.xaxis.set_major_locator(MaxNLocator(7))
-    if not places:
-        return
-    every = max(1, math.ceil(len(places) / 16))
-    shown = sorted(places)[::-1][::every]  # the largest is always among them
-    top = axes.secondary_xaxis("top")
-    top.set_xticks([places[layers] for layers in shown], [str(layers) for layers in shown])
-    top.set_xlabel("layers", fontsize=9)
-    top.tick_params(length=0, labelsize=9)
-    top.spines["top"].set_visible(False)
+# --- parts -----------------------------------------------------------------------------------------
 
 
 def quality_label(study: Study, measure: str) -> str:
@@ -241,28 +253,105 @@ def quality_label(study: Study, measure: str) -> str:
     return f"{study.name(measure)}{study.unit(measure, ', ')}   ({study.arrow(measure)} better)"
 
 
-def draw_legend(figure: Figure, axes: Any) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    if names:
-        columns = 4 if max(map(len, names)) < 16 else 3 if max(map(len, names)) < 26 else 2
-        figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, handlelength=3.0)
+def sizes_along(places: Iterable[float]) -> Spec:
+    """The channel of parameters, for the first layer of a view."""
+    low, high = reach(list(places), 0.04)
+    return quantity("x", low, high, bottom("parameters", labelExpr=COUNT, tickCount=6, labelOverlap="greedy"))
 
 
-def write_png(figure: Figure, path: Path) -> None:
-    """White paper, 200 dots an inch."""
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=200, facecolor="white", metadata={"Software": None})
+def _bare(x: Spec) -> Spec:
+    """The same channel for a layer that draws no axis."""
+    return {**x, "axis": None}
 
 
-def svg(figure: Figure, *, name: str) -> str:
-    """An <svg> element to be set into a page. `name` keeps its ids apart from those of other figures."""
-    text = io.StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    element = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue().partition("<svg")[2], flags=re.DOTALL)
-    opening, _, rest = element.partition(">")
-    opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the page decides how wide it is
-    element = f"<svg{opening}>{rest}".replace(INK, "currentColor")
-    for color, variable in _VARIABLES.items():
-        element = element.replace(color, f"var({variable}, {color})")
-    return element
+def _panel(layers: Sequence[Spec]) -> Panel:
+    return Panel(tuple(layers), config=(("resolve", {"axis": {"x": "independent"}}),))
+
+
+def _named_sizes(places: Mapping[float, int], x: Spec, y: Spec) -> list[Spec]:
+    """Nothing but two axes: parameters along the bottom; the layers of each size along the top."""
+    unseen = {"type": "point", "opacity": 0}
+    every = max(1, math.ceil(len(places) / _MOST_SIZES))
+    shown = sorted(places)[::-1][::every][::-1]  # the largest is always among them
+    names = {at: str(places[at]) for at in shown}
+    if shown:
+        names[shown[-1]] += " layers"
+    top = labelled(names, orient="top", title=None, grid=False, domain=False, ticks=False, labelColor=SOFT)
+    rows = [{"x": at, "y": y["scale"]["domain"][0]} for at in shown]
+    return [layer(unseen, rows, {"x": x, "y": y}), layer(unseen, rows, {"x": {**x, "axis": top}, "y": y})]
+
+
+def _end_marks(rows: Sequence[Mapping[str, Any]], x: Spec, y: Spec) -> list[Spec]:
+    """The marks of student and teacher, which are in no legend: a line says which is which."""
+    found = []
+    for row in rows:
+        entry = _ENDS["student" if row["series"] == SERIES["student"] else "teacher"]
+        mark = {"type": "point", "filled": True, "color": INK, "stroke": PAPER, "strokeWidth": 0.8, "opacity": 1}
+        mark |= {"shape": SHAPES[entry.shape], "size": area(entry.size)}
+        found.append(layer(mark, [{"x": row["x"], "y": row["y"]}], {"x": x, "y": y}))
+    return found
+
+
+def _end_lines(found: Sequence[tuple[str, float]], y: Spec) -> list[Spec]:
+    """Dashed lines at the values of student and teacher, each named at the end where the curves are not."""
+    rule = {"type": "rule", "color": INK, "opacity": 0.45, "strokeWidth": 1, "strokeDash": [4, 3]}
+    shown = []
+    for name, value in found:
+        shown.append(layer(rule, [{"y": value}], {"y": y}))
+        side = {"align": "right", "dx": -4} if name == "student" else {"align": "left", "dx": 4}
+        place: Spec = {"value": "width" if name == "student" else 0}
+        row = {"y": value, "text": f"{name} {number(value)}"}
+        shown.append(text([row], place, y, {}, baseline="bottom", dy=-3, **side))
+    return shown
+
+
+class _Far(NamedTuple):
+    """A point of a control, which may be out of view."""
+
+    x: float
+    y: float
+    entry: Entry
+
+
+def _view(values: Sequence[float], controls: Sequence[_Far]) -> tuple[float, float, list[_Far]]:
+    """The ends of the scale for `values`, and the controls that lie beyond: they do not flatten the rest."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        low, high = reach([point.y for point in controls])
+        return low, high, []
+    low, high = min(finite), max(finite)
+    margin = 0.5 * (high - low) or 0.1 * abs(high) or 1.0
+    near = [point.y for point in controls if low - margin <= point.y <= high + margin]
+    bottom_, top = min([low, *near]), max([high, *near])
+    pad = 0.1 * (top - bottom_ or margin)
+    # An arrow needs more room than a margin.
+    bottom_ -= pad * (2 if any(point.y < bottom_ - pad for point in controls) else 1)
+    top += pad * (2 if any(point.y > top + pad for point in controls) else 1)
+    return bottom_, top, [point for point in controls if not bottom_ <= point.y <= top]
+
+
+def _held(rows: Sequence[Mapping[str, Any]], low: float, high: float) -> list[dict[str, Any]]:
+    """The rows, those out of view at its edge."""
+    return [{**row, "y": min(max(row["y"], low), high)} for row in rows]
+
+
+def _arrows(out: Sequence[_Far], ends: tuple[float, float], looks: Looks, x: Spec, y: Spec) -> list[Spec]:
+    """Points out of view: an arrow at the edge, with the value of those that have room for it."""
+    if not out:
+        return []
+    low, high = x["scale"]["domain"]
+    rows, last = [], dict[bool, float]()
+    for point in sorted(out):
+        up = point.y > ends[1]
+        row = {"series": point.entry.name, "x": point.x, "y": ends[1] if up else ends[0], "up": up, "text": ""}
+        if point.x - last.get(up, -math.inf) > 0.075 * (high - low):
+            row["text"], last[up] = number(point.y), point.x
+        rows.append(row)
+    shown = []
+    for up in (True, False):
+        if own := [row for row in rows if row["up"] is up]:
+            arrow = {"type": "point", "filled": True, "shape": "triangle-up" if up else "triangle-down", "size": 45}
+            shown.append(layer(arrow | {"yOffset": 5 if up else -5}, own, {"x": _bare(x), "y": y, **looks.color}))
+            side = {"baseline": "top", "dy": 12} if up else {"baseline": "bottom", "dy": -12}
+            shown.append(text([row for row in own if row["text"]], _bare(x), y, looks.color, fontSize=10, **side))
+    return shown

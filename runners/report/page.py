@@ -1,11 +1,13 @@
 """Write the report of a run, or of a `report` or `comparison` task, into a folder.
 
-report.html   everything, self-contained: drawings and tables set into `page.html.jinja`
-*.png         the figures
+report.html           everything, self-contained and interactive: `page.html.jinja`, its style and script, the figures
+                      as Vega-Lite, and the library that draws them
+*.png, *.svg, *.pdf   the figures
 and the files of `runners.report.tables`.
 """
 
 import base64
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -13,26 +15,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from matplotlib.figure import Figure
 
 from boomspec.core.graph import TaskGraph
 from boomspec.core.losses import LOSSES
 from boomspec.core.tasks import Comparison, Report
 from boomspec.store import Store
 from runners.report import tables
+from runners.report.chart import DARK, INK, LIGHT, SMALL, WIDTH, Figure, interactive, sample
 from runners.report.collect import collect
 from runners.report.compare import against_references
-from runners.report.figures import CONTROLS, MOST_LINES, difference_lines, size_figure, size_lines, svg, write_png
+from runners.report.figures import CONTROLS, LOOKS, MOST_LINES, difference_lines, size_figure, size_lines
 from runners.report.findings import findings, outcome
 from runners.report.format import count, number, signed, size
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.run_notes import Notes, notes_of, why
 from runners.report.study import MOST_IN_RANGE, SERIES, Study
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
+from runners.report.vega import FORMATS, library, library_version, write_figure
 from runners.runtime.job import fetch_numbers
 
+_HERE = Path(__file__).parent
 TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
+    loader=FileSystemLoader(_HERE),
     autoescape=select_autoescape(["html.jinja"]),
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -43,7 +47,6 @@ TEMPLATES.filters |= {"number": number, "signed": signed, "count": count, "size"
 PAGE = "report.html"
 _MOST_EMBEDDED = 2_000_000  # characters of one download; a page with more is slow to open
 _MOST_MISSING = 200
-_WIDTH, _SMALL = 7.6, 5.4  # of a figure, in inches: the page shows small ones side by side
 _FEW_VALUES = 3  # of a number from which a figure over it says something
 _FAMILY = "the student, the sizes built from it without training, and the teacher."
 
@@ -83,8 +86,8 @@ def _of_one(study: Study, measure: str) -> _Parts:
             caption += " Where the control is out of view, an arrow gives its value."
     if any(row.stderr for row in trial.rows if row.measure == measure):
         caption += " Bars are one standard error."
-    look = {"width": _SMALL, "height": 3.9} if not main and len(study.measures) > 2 else {}
-    yield "hero" if main else "others", "size", measure, name, caption, size_figure(study, measure, **look)
+    width = SMALL if not main and len(study.measures) > 2 else WIDTH
+    yield "hero" if main else "others", "size", measure, name, caption, size_figure(study, measure, width=width)
 
 
 def _of_process(study: Study) -> _Parts:
@@ -104,7 +107,7 @@ def _of_several(study: Study, measure: str) -> _Parts:
     if not study.sizes(measure):
         return  # only baselines have results
     main, few, name = measure == study.measures[0], len(study.groups) <= MOST_LINES, study.name(measure)
-    width = _SMALL if not main and (few or len(study.measures) > 2) else _WIDTH
+    width = SMALL if not main and (few or len(study.measures) > 2) else WIDTH
     group, label, title = "hero" if main else "others", measure, name
     # Along the axis with the most values; one of numbers goes before one of names.
     worth = {name: (None not in map(numeric, values), len(values)) for name, values in study.axes.items()}
@@ -159,8 +162,13 @@ def render(
     files: Mapping[str, str],
     terms: Sequence[tables.Table] = (),
     notes: Notes | None = None,
+    figures: str = "",
 ) -> str:
-    """The page's HTML. `files`: texts of the files that it offers for download; large ones lie beside it."""
+    """The page's HTML.
+
+    `files`: texts of the files that it offers for download; large ones lie beside it. `figures`: where those of the
+    figures are, from the page.
+    """
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
     measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing)]))
     subtasks = [name for name in dict.fromkeys(row.measure for row in study.rows) if name not in measures]
@@ -186,8 +194,37 @@ def render(
         losses=LOSSES,
         downloads={name: data if len(data) <= _MOST_EMBEDDED else "" for name, data in encoded.items()},
         notes=notes or Notes(),
-        svg=svg,
+        style=_style(),
+        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        specifications=_in_script({drawing.name: interactive(drawing.figure) for drawing in drawings}),
+        library=library().replace("</script", "<\\/script"),
+        versions=library_version(),
+        sample=sample,
+        formats=FORMATS,
+        figures=figures,
     )
+
+
+def _style() -> str:
+    """The page's style, in the colours of figures: light, and dark where the system or the reader wants it."""
+    light = {**LIGHT, "wash": "#f6f5f1", "accent": LIGHT["blue"], "alarm": "#b3400a"}
+    dark = {**DARK, "wash": "#1d2026", "accent": DARK["sky"], "alarm": "#ff9a62"}
+    plain, night = (" ".join(f"--{name}: {color};" for name, color in colors.items()) for colors in (light, dark))
+    night += " color-scheme: dark;"
+    dots = "\n".join(f".{name} .dot {{ color: {LOOKS[name].color if name in LOOKS else INK}; }}" for name in SERIES)
+    rules = (
+        f":root {{ {plain} color-scheme: light; }}",
+        f"@media screen and (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ {night} }} }}",
+        f"@media screen {{ :root[data-theme=dark] {{ {night} }} }}",
+        (_HERE / "page.css").read_text(encoding="utf-8") + dots,
+    )
+    return "\n".join(rules)
+
+
+def _in_script(value: Any) -> str:
+    """JSON that can stand in a <script>, whatever its texts are."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict[str, str]) -> Path:
@@ -216,8 +253,9 @@ def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: 
     drawings, terms = draw(study), tables.terms_of(study, notes.terms if notes else ())
     files = tables.files(study, title, notes.trainings if notes else (), terms)
     for drawing in drawings:
-        write_png(drawing.figure, figures / f"{drawing.name}.png")
-    html = render(study, title=title, drawings=drawings, files=files, terms=terms, notes=notes)
+        write_figure(drawing.figure, figures / drawing.name)
+    beside = "" if figures == folder else f"{figures.relative_to(folder).as_posix()}/"
+    html = render(study, title=title, drawings=drawings, files=files, terms=terms, notes=notes, figures=beside)
     for name, text in {**files, PAGE: html}.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder / PAGE

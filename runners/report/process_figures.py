@@ -1,47 +1,80 @@
 """Draw how a family was made: loss curves, similarity of student and teacher, searches."""
 
 import math
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from boomspec.core.losses import LOSSES
-from runners.report.figures import BLUE, INK, ORANGE, panels
+from runners.report.chart import (
+    BLUE,
+    DASHED,
+    DOTTED,
+    INK,
+    ORANGE,
+    WIDTH,
+    Entry,
+    Figure,
+    Looks,
+    Panel,
+    bottom,
+    hover,
+    layer,
+    lines,
+    points,
+    quantity,
+    reach,
+    upright,
+)
+from runners.report.format import number
 from runners.report.study import PatchSearch, TrainingCurves
 
 _NOT_LOSSES = ("step", "tokens", "lr", "grad_norm", "on_policy", "patched")
-_MOST_POINTS = 1000  # of a loss curve; longer ones are averaged in bins
+_MOST_POINTS = 500  # of a loss curve; longer ones are averaged in bins
 
 
-def training_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:
+def training_figure(training: TrainingCurves, *, width: int = WIDTH) -> Figure:
     """The loss of every step, each term in its own panel (they have different scales)."""
     terms = [name for name in training.steps[0] if name not in _NOT_LOSSES]
     terms = terms[1:] if len(terms) == 2 else terms  # the loss of one term is that term
-    height = 2.3 * math.ceil(len(terms) / 2) + 0.2
-    with panels(width, height, len(terms), 2, sharex=True) as (figure, grid):
-        for axes, term in zip(grid, terms, strict=True):
-            logged = [(step["step"], step[term]) for step in training.steps if term in step]
-            points = np.array(logged, dtype=np.float64).reshape(-1, 2)
-            bin_width = math.ceil(len(points) / _MOST_POINTS) or 1
-            bins = [points[i : i + bin_width].mean(axis=0) for i in range(0, len(points), bin_width)]
-            steps, values = np.array(bins).reshape(-1, 2).T
-            # A centred running mean over about a tenth of the curve; narrower at its start, which is steep.
-            half = len(values) // 20
-            smooth = [values[max(0, i - half) : i + min(half, i) + 1].mean() for i in range(len(values))]
-            color = INK if term == "loss" else BLUE
-            axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
-            axes.plot(steps, smooth, color=color, linewidth=1.8)
-            if loss := LOSSES.get(term):
-                axes.set_title(loss.title)
-                axes.set_ylabel(loss.unit, fontsize=9)
-            else:
-                axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else _title(term))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-        for axes in grid[-2:]:  # the lowest of each column
-            axes.set_xlabel("step")
-            axes.tick_params(labelbottom=True)
-    return figure
+    return Figure(tuple(_term(training, term, len(terms)) for term in terms), columns=2, width=width, height=130)
+
+
+def _term(training: TrainingCurves, term: str, terms: int) -> Panel:
+    logged = [(step["step"], step[term]) for step in training.steps if term in step]
+    points = np.array(logged, dtype=np.float64).reshape(-1, 2)
+    bin_width = math.ceil(len(points) / _MOST_POINTS) or 1
+    bins = [points[i : i + bin_width].mean(axis=0) for i in range(0, len(points), bin_width)]
+    steps, values = np.array(bins).reshape(-1, 2).T
+    # A centred running mean over about a tenth of the curve; narrower at its start, which is steep.
+    half = len(values) // 20
+    smooth = [float(values[max(0, i - half) : i + min(half, i) + 1].mean()) for i in range(len(values))]
+    rows = [
+        {"x": _short(step), "y": _short(value), "mean": _short(mean)}
+        for step, value, mean in zip(steps.tolist(), values.tolist(), smooth, strict=True)
+    ]
+    said = [{**row, "step": f"{row['x']:g}", "value": number(row["y"]), "smooth": number(row["mean"])} for row in rows]
+    color = INK if term == "loss" else BLUE
+    low, high = reach([row["y"] for row in rows])
+    x = quantity("x", *reach([row["x"] for row in rows], 0.0), bottom("step", tickCount=5))
+    y = upright(low, high, tickCount=4)
+    faint = {"type": "line", "color": color, "opacity": 0.35, "strokeWidth": 0.8}
+    mean = {"type": "line", "color": color, "strokeWidth": 2}
+    layers = (
+        layer(faint, rows, {"x": x, "y": y}),
+        layer(mean, rows, {"x": x, "y": {**y, "field": "mean"}}),
+        hover(said, x, y, step="step", value="value", smooth="running mean"),
+    )
+    if loss := LOSSES.get(term):
+        title, unit = loss.title, loss.unit
+    else:
+        title, unit = ("loss (weighted sum)" if term == "loss" and terms > 1 else _title(term)), ""
+    return Panel(layers, title, unit)
+
+
+def _short(value: float) -> float:
+    """Six digits: what a curve can show, at a third of the page's size."""
+    return float(f"{value:.6g}")
 
 
 def _title(column: str) -> str:
@@ -50,40 +83,64 @@ def _title(column: str) -> str:
     return f"{what} of {LOSSES[kind].title}" if kind in LOSSES else column
 
 
-def similarity_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:
+def similarity_figure(training: TrainingCurves, *, width: int = WIDTH) -> Figure:
     """Cosine similarity of each aligned pair of states, before and after distillation."""
-    names = [f"{pair['student']}\n{pair['teacher']}" for pair in training.pairs]
-    before, after = ([pair[when] for pair in training.pairs] for when in ("before", "after"))
-    places = np.arange(len(names))
-    with panels(width, 3.4) as (figure, (axes,)):
-        axes.vlines(places, before, after, color=INK, alpha=0.3, linewidth=1.6, zorder=2)
-        axes.plot(places, before, "s", color=ORANGE, markersize=7, label="before distillation", zorder=3)
-        axes.plot(places, after, "o", color=BLUE, markersize=7, label="after distillation", zorder=4)
-        axes.set_xticks(places, names, fontsize=8, rotation=90 if len(names) > 10 else 0)
-        axes.set_xlabel("student state / teacher state")
-        axes.set_ylabel("cosine similarity   (↑ closer)")
-        axes.grid(axis="x", visible=False)
-        axes.margins(y=0.12)
-        axes.legend(loc="best", fontsize=9)
-    return figure
+    entries = (
+        Entry("before distillation", ORANGE, "square", width=0, size=4.5),
+        Entry("after distillation", BLUE, "circle", width=0),
+    )
+    looks, names = Looks(entries), [f"{pair['student']} / {pair['teacher']}" for pair in training.pairs]
+    rows: list[dict[str, Any]] = [
+        {"series": entry.name, "x": name, "y": pair[when], "value": number(pair[when])}
+        for entry, when in zip(entries, ("before", "after"), strict=True)
+        for name, pair in zip(names, training.pairs, strict=True)
+    ]
+    pairs = [{"x": name, "low": p["before"], "high": p["after"]} for name, p in zip(names, training.pairs, strict=True)]
+    y = upright(*reach([row["y"] for row in rows], 0.12))
+    turned = {"labelAngle": -90} if len(names) > 8 else {"labelAngle": -30 if len(names) > 4 else 0}
+    axis = bottom("student state / teacher state", labelOverlap=False, labelFontSize=10, **turned)
+    x = {"field": "x", "type": "nominal", "sort": names, "axis": axis, "title": None}
+    way = {"type": "rule", "color": INK, "opacity": 0.3, "strokeWidth": 1.6}
+    layers = (
+        layer(way, pairs, {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}),
+        points(rows, looks, x, y),
+        hover(rows, x, y, x="states", series="when", value="cosine similarity"),
+    )
+    return Figure((Panel(layers),), "cosine similarity   (↑ closer)", entries, width=width, height=200)
 
 
-def search_figure(search: PatchSearch, *, width: float = 7.6) -> Figure:
+def search_figure(search: PatchSearch, *, width: int = WIDTH) -> Figure:
     """KL to the teacher by patched blocks: all candidates, those chosen, both sequential orders, the best known."""
     best: dict[int, float] = {}
     in_order = (point for values in search.sequential.values() for point in enumerate(values))
     for patched, value in (*search.candidates, *in_order):
         best[patched] = min(value, best.get(patched, math.inf))
-    with panels(width, 3.4) as (figure, (axes,)):
-        axes.plot(*zip(*search.candidates, strict=True), ".", color=INK, alpha=0.35, label="candidates", zorder=2)
-        axes.plot(
-            *zip(*sorted(best.items()), strict=True), "_", color=ORANGE, markersize=16, label="best known", zorder=3
-        )
-        for (name, values), style in zip(search.sequential.items(), ((0, (1, 1.5)), (0, (5, 2))), strict=False):
-            axes.plot(range(len(values)), values, color=INK, linewidth=1.0, linestyle=style, label=name, zorder=2)
-        axes.plot(range(len(search.values)), search.values, "o-", color=BLUE, markersize=6, label="chosen", zorder=4)
-        axes.set_xlabel("patched blocks")
-        axes.set_ylabel("KL to the teacher, nats   (↓ better)")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="best", fontsize=9)
-    return figure
+    tried = Entry("candidates", INK, "circle", width=0, size=2.2, opacity=0.4)
+    known = Entry("best known", ORANGE, "dash", width=0, size=8)
+    orders = [
+        Entry(name, INK, "circle", dash, width=1.2, size=0.1)
+        for name, dash in zip(search.sequential, (DOTTED, DASHED), strict=False)
+    ]
+    chosen = Entry("chosen", BLUE, "circle", width=2.2)
+    series = {
+        tried: search.candidates,
+        known: sorted(best.items()),
+        **{entry: list(enumerate(search.sequential[entry.name])) for entry in orders},
+        chosen: list(enumerate(search.values)),
+    }
+    rows: list[dict[str, Any]] = [
+        {"series": entry.name, "x": patched, "y": value, "value": f"{number(value)} nats", "patched": str(patched)}
+        for entry, found in series.items()
+        for patched, value in found
+    ]
+    looks, drawn = Looks(list(series)), {entry.name for entry in series if entry.width}
+    low, high = reach([row["x"] for row in rows], 0.04)
+    x = quantity("x", low, high, bottom("patched blocks", tickMinStep=1, format="d"))
+    y = upright(*reach([row["y"] for row in rows]))
+    layers = (
+        points([row for row in rows if row["series"] == "candidates"], looks, x, y),
+        lines([row for row in rows if row["series"] in drawn], looks, x, y),
+        points([row for row in rows if row["series"] != "candidates"], looks, x, y),
+        hover(rows, x, y, series="set", patched="patched blocks", value="KL to the teacher"),
+    )
+    return Figure((Panel(layers),), "KL to the teacher, nats   (↓ better)", tuple(series), width=width, height=220)

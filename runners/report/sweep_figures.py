@@ -1,49 +1,75 @@
-"""Draw sweeps: quality against the values of one axis, over two axes, or against each of many.
-
-Each function returns a matplotlib Figure; see `runners.report.figures` for how they look and are written.
-"""
+"""Draw sweeps: quality against the values of one axis, over two axes, or against each of many."""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from runners.report.figures import BLUE, GREEN, ORANGE, draw_legend, draw_line, panels, quality_label
+from runners.report.chart import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    WIDTH,
+    Entry,
+    Figure,
+    Looks,
+    Panel,
+    Spec,
+    band,
+    bottom,
+    hover,
+    labelled,
+    layer,
+    lines,
+    points,
+    quantity,
+    reach,
+    upright,
+)
+from runners.report.figures import mean_row, quality_label, told
 from runners.report.format import number
 from runners.report.study import Group, Size, Study
 
 MOST_PANELS = 6
-_SIZES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))
+_SIZES = ((BLUE, "circle"), (ORANGE, "square"), (GREEN, "up"))
 _MOST_TICKS = 24
 _WIDTH_OF_TICKS = 70  # letters that fit side by side
 _LOGARITHMIC = 4.0  # ratio of largest to smallest from which values stand by their logarithm
-_MEDIAN: dict[str, Any] = {"markersize": 18, "markeredgewidth": 2.2, "zorder": 4}
 _SUFFIXES = {"": 1.0, "%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([%kKMBT]?)")
 
 
-def axis_figure(study: Study, measure: str, axis: str, *, width: float = 7.6) -> Figure:
+def axis_figure(study: Study, measure: str, axis: str, *, width: int = WIDTH) -> Figure:
     """Quality against the values of one axis at a few sizes; a panel for each combination of the other axes."""
-    parts, values, places = panels_of(study, axis), study.axes[axis], axis_places(study.axes[axis])
-    lines = math.ceil(len(parts) / 3)
-    height = 4.2 if lines == 1 else 0.6 + 2.6 * lines
-    with panels(width, height, len(parts), 3, sharex=True, sharey=True) as (figure, grid):
-        for axes, (title, groups) in zip(grid, parts.items(), strict=True):
-            for size, (color, marker) in zip(few_sizes(study, measure), _SIZES, strict=False):
-                found = {g.axes[axis]: p for g in groups if (p := study.points(g, measure).get(size)) is not None}
-                if found:
-                    draw_line(axes, found, color, marker, str(size), [places[value] for value in found])
-            axes.set_title(title)
-            _label_values(axes, values)
-        for axes in grid[3 * (lines - 1) :]:
-            axes.set_xlabel(axis)
-        figure.supylabel(quality_label(study, measure), fontsize=10)
-        draw_legend(figure, grid[0])
-    return figure
+    parts, places = panels_of(study, axis), axis_places(study.axes[axis])
+    entries = tuple(
+        Entry(str(size), color, shape, width=2.0)
+        for size, (color, shape) in zip(few_sizes(study, measure), _SIZES, strict=False)
+    )
+    looks, found = Looks(entries), dict[str, list[dict[str, Any]]]()
+    for title, groups in parts.items():
+        found[title] = [
+            mean_row(point, str(size), study, measure, size.layers)
+            | {"x": places[group.axes[axis]], "at": group.axes[axis]}
+            for size in few_sizes(study, measure)
+            for group in groups
+            if (point := study.points(group, measure).get(size)) is not None
+        ]
+    every = [row for rows in found.values() for row in rows]
+    y = upright(
+        *reach([value for row in every for value in (row["y"], row.get("low", row["y"]), row.get("high", row["y"]))])
+    )
+    panels = []
+    for title, rows in found.items():
+        x = _along(study.axes[axis], axis)
+        spread = [row for row in rows if "low" in row]
+        layers = [lines(rows, looks, x, y), points(rows, looks, x, y), told(rows, x, y, at=axis)]
+        panels.append(Panel((*([band(spread, looks, x, y)] if spread else []), *layers), title))
+    height = 240 if len(panels) <= 3 else 150
+    return Figure(tuple(panels), quality_label(study, measure), entries, columns=3, width=width, height=height)
 
 
 def panels_of(study: Study, axis: str) -> dict[str, list[Group]]:
@@ -79,68 +105,90 @@ def axis_places(values: Sequence[str]) -> dict[str, float]:
     return dict(zip(values, known, strict=True))
 
 
-def _label_values(axes: Any, values: Sequence[str]) -> None:
+def _along(values: Sequence[str], title: str) -> Spec:
+    """The channel of the values of an axis, each named at its place."""
     places = axis_places(values)
     shown = sorted(values, key=places.__getitem__)[:: math.ceil(len(values) / _MOST_TICKS)]
-    axes.set_xticks([places[value] for value in shown], shown, rotation=_rotation(shown), fontsize=9)
+    axis = labelled({places[value]: value for value in shown}, labelAngle=_rotation(shown), **bottom(title))
+    return quantity("x", *reach(list(places.values()), 0.08), axis)
 
 
 def _rotation(labels: Sequence[str]) -> int:
-    return 90 if sum(map(len, labels)) > _WIDTH_OF_TICKS else 0
+    return -90 if sum(map(len, labels)) > _WIDTH_OF_TICKS else 0
 
 
-def grid_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
+def grid_figure(study: Study, measure: str, *, width: int = WIDTH) -> Figure:
     """Quality over two axes, one panel for each of a few sizes: means over seeds; darker is better."""
     across, down = sorted(study.swept, key=lambda name: len(study.axes[name]), reverse=True)
-    columns, lines = (
-        sorted(study.axes[name], key=axis_places(study.axes[name]).__getitem__) for name in (across, down)
-    )
-    sizes, higher = few_sizes(study, measure), study.higher_is_better(measure)
-    height = min(1.2 + 0.32 * len(lines), 7.0) * len(sizes)
-    with panels(width, height, len(sizes), lines=False) as (figure, grid):
-        for axes, size in zip(grid, sizes, strict=True):
-            means = np.full((len(lines), len(columns)), np.nan)
-            for group in study.groups:
-                if (point := study.points(group, measure).get(size)) is not None:
-                    means[lines.index(group.axes[down]), columns.index(group.axes[across])] = point.mean
-            colors = "cividis_r" if higher else "cividis"
-            mesh = axes.pcolormesh(np.ma.masked_invalid(means), cmap=colors, edgecolors="face", linewidth=0.3)
-            figure.colorbar(mesh, ax=axes, pad=0.01).outline.set_visible(False)
-            axes.set_xticks(*_thinned(columns), rotation=_rotation(columns), fontsize=9)
-            axes.set_yticks(*_thinned(lines), fontsize=9)
-            axes.set_ylabel(down)
-            axes.set_title(str(size))
-            if np.isfinite(means).any():  # a star on the best cell, its value beside the title
-                line, column = divmod(int(np.nanargmax(means) if higher else np.nanargmin(means)), len(columns))
-                axes.plot(column + 0.5, line + 0.5, "*", color="white", markeredgecolor="black", markersize=11)
-                axes.set_title(f"★ {number(float(means[line, column]))}", loc="right")
-        axes.set_xlabel(across)
-        figure.suptitle(quality_label(study, measure), fontsize=10, ha="left", x=0.02)
-    return figure
+    columns, rows = (sorted(study.axes[name], key=axis_places(study.axes[name]).__getitem__) for name in (across, down))
+    higher, panels = study.higher_is_better(measure), []
+    colors: Spec = {"scheme": "cividis", "reverse": higher, "zero": False, "nice": False}
+    for size in few_sizes(study, measure):
+        cells: list[dict[str, Any]] = [
+            {"x": group.axes[across], "y": group.axes[down], "mean": point.mean, "value": number(point.mean)}
+            for group in study.groups
+            if (point := study.points(group, measure).get(size)) is not None
+        ]
+        x = _names("x", columns, bottom(across, labelAngle=_rotation(columns)))
+        y = _names("y", rows[::-1], {"title": down, "domain": False, "ticks": False})
+        legend = {"title": None, "gradientThickness": 10, "gradientLength": 22 * min(len(rows), 8)}
+        color = {"field": "mean", "type": "quantitative", "scale": colors, "legend": legend}
+        tooltip = [
+            {"field": f, "type": "nominal", "title": t} for f, t in (("x", across), ("y", down), ("value", "mean"))
+        ]
+        layers = [layer("rect", cells, {"x": x, "y": y, "color": color, "tooltip": tooltip})]
+        title = str(size)
+        if cells:  # a star on the best cell, its value beside the title
+            best = (max if higher else min)(cells, key=lambda cell: cell["mean"])
+            star = {
+                "type": "text",
+                "text": "★",
+                "fontSize": 15,
+                "color": "#ffffff",
+                "stroke": "#000000",
+                "strokeWidth": 0.6,
+            }
+            layers.append(layer(star, [best], {"x": x, "y": y}))
+            title += f"   ★ {best['value']}"
+        panels.append(Panel(tuple(layers), title))
+    height = min(30 + 22 * len(rows), 420)
+    return Figure(tuple(panels), quality_label(study, measure), width=width, height=height)
 
 
-def _thinned(values: Sequence[str]) -> tuple[list[float], list[str]]:
+def _names(field: str, values: Sequence[str], axis: Spec) -> Spec:
+    """The channel of an axis of which every value has a place of its own."""
     every = math.ceil(len(values) / _MOST_TICKS)
-    return [place + 0.5 for place in range(0, len(values), every)], list(values[::every])
+    shown = {**axis, "values": list(values[::every]), "grid": False, "labelOverlap": "greedy"}
+    return {"field": field, "type": "ordinal", "sort": list(values), "axis": shown, "title": None}
 
 
-def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
+def marginal_figure(study: Study, measure: str, *, width: int = WIDTH) -> Figure:
     """Quality against each axis at a size in the middle: every group a dot, the median of each value a dash."""
     sizes = few_sizes(study, measure)
     size = sizes[len(sizes) // 2]
     means = {g.label: p.mean for g in study.groups if (p := study.points(g, measure).get(size)) is not None}
-    names = [name for name in study.swept if len(study.axes[name]) > 1]
-    height = 0.6 + 2.9 * math.ceil(len(names) / 3)
-    with panels(width, height, len(names), 3, sharey=True) as (figure, grid):
-        for axes, name in zip(grid, names, strict=True):
-            places = axis_places(study.axes[name])
-            dots = [(places[g.axes[name]], means[g.label]) for g in study.groups if g.label in means and name in g.axes]
-            axes.plot(*zip(*dots, strict=True), "o", color=BLUE, alpha=0.35, markersize=4, markeredgewidth=0)
-            for x in sorted({x for x, _ in dots}):
-                axes.plot(x, float(np.median([y for other, y in dots if other == x])), "_", color=ORANGE, **_MEDIAN)
-            axes.margins(x=0.15)
-            _label_values(axes, study.axes[name])
-            axes.set_xlabel(name)
-        figure.suptitle(f"at {size}", fontsize=10)
-        figure.supylabel(quality_label(study, measure), fontsize=10)
-    return figure
+    y, panels = upright(*reach(list(means.values()))), []
+    for name in (name for name in study.swept if len(study.axes[name]) > 1):
+        places = axis_places(study.axes[name])
+        dots = [
+            {"x": places[g.axes[name]], "y": means[g.label], "value": number(means[g.label]), "group": g.label}
+            for g in study.groups
+            if g.label in means and name in g.axes
+        ]
+        panels.append(Panel(tuple(_marginal(dots, _along(study.axes[name], name), y))))
+    label = f"{quality_label(study, measure)}, at {size}"
+    return Figure(tuple(panels), label, columns=3, width=width, height=170)
+
+
+def _marginal(dots: Sequence[Mapping[str, Any]], x: Spec, y: Spec) -> list[Spec]:
+    medians = [
+        {"x": at, "y": float(np.median([dot["y"] for dot in dots if dot["x"] == at]))} for at in {d["x"] for d in dots}
+    ]
+    dot = {"type": "point", "filled": True, "color": BLUE, "opacity": 0.4, "size": 22}
+    dash = {"type": "tick", "orient": "horizontal", "color": ORANGE, "thickness": 2.5, "size": 22}
+    said = hover(dots, x, y, group="experiment", value="mean over seeds")
+    return [
+        layer(dot, dots, {"x": x, "y": y}),
+        layer(dash, sorted(medians, key=lambda m: m["x"]), {"x": x, "y": y}),
+        said,
+    ]

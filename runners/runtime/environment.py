@@ -27,8 +27,6 @@ def variables(root: Path, *, hub: bool) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_EVALUATE_OFFLINE": "1",  # metrics of that library are code of the hub
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "MPLBACKEND": "agg",
-        "MPLCONFIGDIR": str(cache / "matplotlib"),
         CACHE: str(cache),
         # What torch.compile has compiled is for one model of CPU: machines that share a store may have several.
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor" / digest(cpu_model())[:12]),

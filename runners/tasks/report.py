@@ -1,4 +1,4 @@
-"""The report of a family, or a comparison of experiments, as an artifact: tables, figures/*.png, report.html.
+"""The report of a family, or a comparison of experiments, as an artifact: tables, figures/, report.html.
 
 The same inputs give the same bytes: no run's name, dates or machines.
 """

@@ -20,7 +20,7 @@ from boomspec.store import Store
 from runners.runtime.tables import read_table
 
 Verdict = Literal["identical", "within", "differs", "failed", "measured"]
-_DRAWN = {".png", ".html"}  # a report's figures and page: made from the numbers in the files beside them
+_DRAWN = {".png", ".svg", ".pdf", ".html"}  # figures and pages: made from the numbers in the files beside them
 _CHUNK = 1 << 22  # values of a tensor, or bytes of a file, that are compared at a time
 _SHOWN = 40  # characters of a text that differs
 

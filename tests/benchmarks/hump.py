@@ -53,6 +53,24 @@ from runners.data.tokens import TokenStream
 from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.models import load_frozen
 from runners.modeling.shared_forward import SharedForward
+from runners.report.chart import (
+    BLUE,
+    DASHED,
+    GREEN,
+    ORANGE,
+    SOLID,
+    Entry,
+    Figure,
+    Looks,
+    Panel,
+    bottom,
+    lines,
+    points,
+    quantity,
+    reach,
+    upright,
+)
+from runners.report.vega import write_figure
 from runners.tasks import distill
 from tests.runners import tiny
 
@@ -186,18 +204,20 @@ def area(losses: Sequence[float], sizes: Sequence[int]) -> float:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7.6, 4.4))
+    colors = dict(
+        zip(dict.fromkeys(row["name"].partition(",")[0] for row in rows), (BLUE, ORANGE, GREEN), strict=False)
+    )
+    entries, marks = [], []
     for row in rows:
-        axes.plot(row["layers"], row["losses"], "o-" if row["fit"] is None else "s--", label=row["name"], markersize=4)
-    axes.set_xlabel("layers")
-    axes.set_ylabel("held-out loss, nats per token (↓ better)")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+        look = ("circle", SOLID) if row["fit"] is None else ("square", DASHED)
+        entries.append(Entry(row["name"], colors[row["name"].partition(",")[0]], *look, size=3.5))
+        found = zip(row["layers"], row["losses"], strict=True)
+        marks += [{"series": row["name"], "x": layers, "y": loss} for layers, loss in found]
+    x = quantity("x", *reach([mark["x"] for mark in marks], 0.03), bottom("layers"))
+    y, looks = upright(*reach([mark["y"] for mark in marks])), Looks(entries)
+    panel = Panel((lines(marks, looks, x, y), points(marks, looks, x, y)))
+    label = "held-out loss, nats per token   (↓ better)"
+    write_figure(Figure((panel,), label, tuple(entries), height=300), path)
 
 
 def main() -> None:
@@ -243,7 +263,7 @@ def main() -> None:
             rows.append(row)
             print(f"{called:28} area {row['area']:.3f}  {' '.join(f'{loss:.3f}' for loss in found)}", flush=True)
         (place / "hump.json").write_text(json.dumps(rows, indent=1, allow_nan=False))
-    draw(rows, place / "hump.png")
+    draw(rows, place / "hump")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from boomspec.spec.json_schema import json_schema
 from boomspec.store import FolderStore
 from tests.messages import wording
 
-HEAVY = ["torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "runners"]
+HEAVY = ["torch", "ray", "transformers", "datasets", "numpy", "vl_convert", "lm_eval", "runners"]
 
 
 def call(*arguments: object):

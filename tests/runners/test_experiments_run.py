@@ -53,7 +53,7 @@ def test_one_page_compares_the_experiments(ran):
     assert "no-cosine" in text
     assert "2 seeds" in text
     assert "distill.losses.hidden_cosine.weight" in text
-    assert text.count("<svg") == 2
+    assert text.count("<figure ") == 2
     assert {path.name for path in page.parent.glob("*.png")} == {"size-held_out.png", "difference-held_out.png"}
     artifact = next(store.glob("comparison/*/artifact.json")).parent
     for name in ("results.csv", "groups.csv", "differences.csv"):

@@ -17,10 +17,12 @@ from runners.report.figures import size_figure
 from runners.report.findings import findings, outcome
 from runners.report.page import publish_run
 from runners.report.run_notes import opening
+from runners.report.vega import library
 from runners.runtime.context import Context
 from runners.runtime.job import Input
 from runners.tasks import report
 from tests.messages import wording
+from tests.runners.drawn import ends_of, lines_of, said_of, texts_of
 from tests.runners.family import LOSS, Family
 
 
@@ -172,10 +174,13 @@ def test_the_page_needs_nothing_but_itself(published):
     page = (published / "report.html").read_text()
     links = Links()
     links.feed(page)
-    assert all(place.startswith(("#", "data:")) for place in links.places)
-    assert not {"script", "link", "img", "iframe"} & set(links.elements)
-    assert not re.search(r"@import|url\((?!#)", page)
-    assert links.elements.count("svg") == 4  # two measures, one training, one similarity
+    beside = {path.name for path in published.iterdir()}  # what is offered, and not needed
+    assert all(place.startswith(("#", "data:")) or place in beside for place in links.places)
+    assert not {"link", "img", "iframe"} & set(links.elements)
+    assert links.elements.count("script") == 3  # numbers, the library, the page's own
+    without_library = page.replace(library(), "")
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest|<script[^>]* src", without_library)
+    assert links.elements.count("figure") == 4  # two measures, one training, one similarity
     assert "prefers-color-scheme: dark" in page
 
 
@@ -205,26 +210,46 @@ def test_csv_json_and_downloads_hold_the_same_numbers(published):
     assert base64.b64decode(embedded[1]) == (published / "results.csv").read_bytes()
 
 
-def test_every_figure_is_also_a_png(published):
+def test_every_figure_lies_beside_the_page_for_papers_and_is_linked(published):
     names = ["similarity-student", "size-held_out", "size-quiz", "training-student"]
-    assert sorted(path.stem for path in published.glob("*.png")) == names
-    assert all((published / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
+    page = (published / "report.html").read_text()
+    for ending, opening_ in (("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")):
+        assert sorted(path.stem for path in published.glob(f"*.{ending}")) == names
+        assert all((published / f"{name}.{ending}").read_bytes().startswith(opening_) for name in names)
+        assert all(f'href="{name}.{ending}"' in page for name in names)
+    drawn = (published / "size-held_out.svg").read_text()
+    assert "student 3.750</text>" in drawn  # text stays text
+    assert "var(--" not in drawn  # colours of paper
 
 
 def test_the_family_is_one_line_from_student_to_teacher(store):
     figure = size_figure(results_of(Family(store)), "held_out")
-    axes = figure.axes[0]
-    lines = {line.get_label(): line for line in axes.lines}
-    assert list(lines["interpolated"].get_xdata()) == [4000, 5000, 6000, 7000, 8000]
-    assert list(lines["interpolated"].get_ydata()) == [3.75, 3.70, 3.60, 3.45, 3.30]
-    assert axes.get_ylabel() == wording("report.held_out_loss_nats")
-    assert size_figure(results_of(Family(store)), "quiz").axes[0].get_ylabel() == "quiz acc   (↑ better)"
+    sizes, losses = [4000, 5000, 6000, 7000, 8000], [3.75, 3.70, 3.60, 3.45, 3.30]
+    assert lines_of(figure)["interpolated"] == list(zip(sizes, losses, strict=True))
+    assert figure.label == wording("report.held_out_loss_nats")
+    assert size_figure(results_of(Family(store)), "quiz").label == "quiz acc   (↑ better)"
+
+
+def test_where_one_points_at_a_mark_its_numbers_are_said(store):
+    said = said_of(size_figure(results_of(Family(store)), "held_out"))
+    (found,) = [one for one in said if one["series"] == "interpolated" and one["layers"] == "6"]
+    assert found == {
+        "series": "interpolated",
+        "layers": "6",
+        "parameters": "6.00K",
+        "weights": "23.4 KiB",
+        "value": "3.600 nats per token",
+        "standard error": found["standard error"],
+    }
+    assert float(found["standard error"]) > 0
+    assert {one["series"] for one in said} >= {"student", "teacher", "naive pruning", "random initialisation"}
 
 
 def test_a_control_far_off_does_not_flatten_the_curves(store):
-    axes = size_figure(results_of(Family(store)), "held_out").axes[0]
-    assert axes.get_ylim()[1] < 4.9
-    assert {"4.900", "5.900", "5.200"} <= {text.get_text() for text in axes.texts}
+    figure = size_figure(results_of(Family(store)), "held_out")
+    assert ends_of(figure.panels[0])[1] < 4.9
+    assert {"4.900", "5.900", "5.200"} <= texts_of(figure)
+    assert {"4.900 nats per token", "5.900 nats per token"} <= {one["value"] for one in said_of(figure)}
 
 
 def test_the_report_task_gives_the_same_bytes_again_and_knows_no_run(store, tmp_path):

@@ -59,7 +59,7 @@ def test_everything_that_tasks_import_is_installed_for_a_job() -> None:
 def test_versions_are_those_of_here_without_what_names_a_build() -> None:
     listed = requirements("/store")
     assert listed == sorted(listed)
-    assert {"torch", "transformers", "lm-eval", "matplotlib", "jinja2", "pydantic"} <= names(listed)
+    assert {"torch", "transformers", "lm-eval", "vl-convert-python", "jinja2", "pydantic"} <= names(listed)
     assert not {"ray", "boomspec", "s3fs", "wandb", "pytest", "ruff"} & names(listed)
     for entry in listed:
         name, _, version = entry.partition("==")
