@@ -67,7 +67,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
 
     if spec.baseline("naive_pruning") is not None:
         add("naive_pruning", "prune to", ((m, plan, None) for m, plan in zip(smaller, plans, strict=True)))
-    if not build.tokens:
+    if spec.data is None:
         return models
     if (section := spec.baseline("random_init")) is not None:
         student = add_generations(build, kept, "random_init", initial="random", tokens=section.tokens)

@@ -4,7 +4,7 @@ Every long task waits for a quick check of what the experiment builds, on tiny r
 trains itself needs none: it is a Llama, of which every size is right.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import distributions
@@ -12,6 +12,7 @@ from typing import Any
 
 from boomspec.compile.family import ResolvedFamily
 from boomspec.compile.resolved import ResolvedSpec
+from boomspec.compile.texts import tokens_of
 from boomspec.core.execution import Execution, read_options
 from boomspec.core.graph import CODE, Experiment, Node, Source, Task, params_json
 from boomspec.core.layers import evenly_spaced, plan_of
@@ -20,7 +21,9 @@ from boomspec.core.tasks import BlockStates, BuiltSize, Cell, Check, DistillBloc
 from boomspec.core.tasks.record import LayerPlanShape
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
+from boomspec.spec.sections.data import LossOn
 from boomspec.spec.sections.execution import Resources
+from boomspec.spec.sections.shares import BlendPart
 from boomspec.spec.spec_file import SpecFile
 
 Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
@@ -46,9 +49,11 @@ class Builder:
     facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
     teacher: str = ""
     student: str = ""
+    tokenizer: Source | None = None  # of the teacher; None where one is trained with it
     last_teacher: tuple[str, tuple[int, ...]] = ("", ())  # whom the student learns from, and its layers of the teacher
     other_teachers: dict[str, str] = field(default_factory=dict)  # beside it, by their role in a distillation
-    tokens: str = ""  # "" where nothing reads text
+    tokens: str = ""  # the data as a whole; "" where nothing reads that
+    text_names: dict[str, str] = field(default_factory=dict)  # of the sources that are text, by id
     kept: tuple[int, ...] | None = None  # None while a search has to find the layers
     trainings: dict[str, str] = field(default_factory=dict)  # those that have curves, by label
     family: ResolvedFamily | None = None
@@ -85,6 +90,10 @@ class Builder:
         added = self.file.once(("node", name, *inputs.items()), node, record, execution)
         self.nodes.setdefault(task := added.task.id, added)
         return task
+
+    def tokens_of(self, which: str | Mapping[str, BlendPart] | None = None, *, loss_on: LossOn | None = None) -> str:
+        """The task that makes a text: one source, a blend of several, or (None) the data as a whole."""
+        return tokens_of(self, which, loss_on=loss_on)
 
     def _execution(self, kind: str) -> Execution:
         section = self.file.spec.execution
@@ -154,7 +163,7 @@ class Builder:
     def experiment(self) -> Experiment:
         tasks = {node.name: node.id for node in self.nodes.values()}
         sources = tuple(source for source in self.sources.values() if source.id not in self.adopted)
-        resolved = replace(self.resolved, family=self.family, sources=sources)
+        resolved = replace(self.resolved, family=self.family, sources=sources, text_names=self.text_names)
         meaning = resolved.to_json()
         if (
             self.student in self.nodes

@@ -30,6 +30,7 @@ from boomspec.compile.model_sources import (
 from boomspec.compile.places import is_folder, path_text, resolve_path, variable_problems
 from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
+from boomspec.compile.texts import blend_problems
 from boomspec.compile.trainings import training_problems
 from boomspec.compile.transfer_sources import other_spec
 from boomspec.core.errors import Problem
@@ -94,7 +95,8 @@ def _path_problems(file: SpecFile) -> list[Problem]:
     if problems := list(variable_problems(file)):
         return problems
     spec = file.spec
-    if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data and not spec.data.held_out:
+    measured = spec.evaluate is not None and spec.evaluate.held_out is not None
+    if measured and spec.data and not any(text.held_out for text in spec.data.texts.values()):
         hint = "set documents apart: data: {held_out: {every: 20}}"
         problems.append(file.problem(("evaluate", "held_out"), "there is no held-out text to measure", hint))
     other_spec(file)
@@ -107,7 +109,7 @@ def _path_problems(file: SpecFile) -> list[Problem]:
         elif section.model and not _HUB_ID.fullmatch(name := path_text(file, (*place, "model"), section.model)):
             problems.append(file.problem((*place, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
     if spec.data is not None:
-        problems += text_problems(file, spec.data)
+        problems += [*blend_problems(file), *text_problems(file)]
     if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:
         place = ("evaluate", "tasks_folder")
         if not is_folder(tasks := resolve_path(file, place, spec.evaluate.tasks_folder)):

@@ -30,7 +30,7 @@ from boomspec.compile.places import errors_at, tracking_of
 from boomspec.compile.resolved import resolve
 from boomspec.compile.schemes import add_student
 from boomspec.compile.teachers import add_other_teachers
-from boomspec.compile.text_sources import held_out_source, text_source
+from boomspec.compile.texts import default_text
 from boomspec.compile.transfers import add_transfer, other_experiment, transferred_layers
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Node, Source, Task, TaskGraph
@@ -180,19 +180,15 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
 
 def _add_teacher(build: Builder) -> ModelFacts:
     """Add the teacher and the text, where there is any; the teacher's facts."""
-    file, resolved, inputs = build.file, build.resolved, dict[str, str]()
+    file, resolved = build.file, build.resolved
     found = None if resolved.spec.teacher.pretrain is not None else model_sources(file, "teacher")
     facts = local_facts(file) if found is None else found[0]
     assert facts is not None
-    if resolved.spec.data is not None:
-        held_out = held_out_source(file)
-        own = {} if held_out is None else {"held_out": build.source(held_out)}
-        inputs = {"text": build.source(text_source(file)), **own}
     if found is not None:
-        inputs |= {"tokenizer": build.source(found[2])} if inputs else {}
+        build.tokenizer = found[2]
         build.teacher = _existing(build, "teacher", facts, found[1])
-    if inputs:
-        build.tokens = build.add("tokenize", records.tokenize(resolved), inputs)
+    if default_text(resolved.spec) is not None:
+        build.tokens = build.tokens_of()
     if found is None:
         build.teacher = build.add("pretrain teacher", records.pretrain(resolved), {"tokens": build.tokens})
         build.trainings["teacher"] = build.teacher

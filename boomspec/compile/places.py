@@ -51,9 +51,11 @@ def variable_problems(file: SpecFile) -> Iterator[Problem]:
         others = enumerate(spec.distill.teachers.others)
         paths |= {("distill", "teachers", "others", i, "model"): other.model for i, other in others}
     if spec.data is not None:
-        paths |= {("data", "files", i): name for i, name in enumerate(spec.data.files or ())}
-        held_out = spec.data.held_out.files if spec.data.held_out is not None else None
-        paths |= {("data", "held_out", "files", i): name for i, name in enumerate(held_out or ())}
+        for source, own in spec.data.texts.items():
+            at: Location = ("data", "sources", source) if source else ("data",)
+            paths |= {(*at, "files", i): name for i, name in enumerate(own.files or ())}
+            held_out = own.held_out.files if own.held_out is not None else None
+            paths |= {(*at, "held_out", "files", i): name for i, name in enumerate(held_out or ())}
     if spec.evaluate is not None:
         paths["evaluate", "tasks_folder"] = spec.evaluate.tasks_folder
         if spec.evaluate.texts is not None:

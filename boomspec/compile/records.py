@@ -11,7 +11,7 @@ from boomspec.core.graph import Source
 from boomspec.core.layers import LayerPlan
 from boomspec.core.losses import Losses
 from boomspec.spec.sections.baselines import DroppedRun, LaCoSpec
-from boomspec.spec.sections.data import CalibrationSpec
+from boomspec.spec.sections.data import CalibrationSpec, LossOn
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.schemes import OnPolicySpec, SamplingSpec
 from boomspec.spec.sections.student import KeepChoice
@@ -29,11 +29,13 @@ def _determinism(spec: Spec) -> tasks.record.Determinism | None:
     return tasks.record.Determinism(algorithms=section.algorithms, tf32=section.tf32)
 
 
-def tokenize(resolved: ResolvedSpec) -> tasks.Tokenize:
-    data, pretrain = resolved.data, resolved.spec.teacher.pretrain
+def tokenize(resolved: ResolvedSpec, name: str, *, learns: bool, loss_on: LossOn | None = None) -> tasks.Tokenize:
+    """The tokens of one source. `learns`: the tokenizer is trained on it. `loss_on`: where it is not the source's."""
+    data, pretrain, bos = resolved.data.texts[name], resolved.spec.teacher.pretrain, resolved.data.bos
     assert data.text_field is not None
     trained = None
-    if pretrain is not None:
+    if learns:
+        assert pretrain is not None
         trained = tasks.TrainTokenizer(vocabulary=pretrain.tokenizer.vocabulary, bytes=pretrain.tokenizer.train_on)
     return tasks.Tokenize(
         text_field=data.text_field,
@@ -42,7 +44,7 @@ def tokenize(resolved: ResolvedSpec) -> tasks.Tokenize:
         max_tokens=data.max_tokens,
         held_out_every=(data.held_out.every or 0) if data.held_out else 0,
         held_out_offset=data.held_out.offset if data.held_out else 0,
-        bos=None if data.bos == "auto" else data.bos,
+        bos=None if bos == "auto" else bos,
         on_bad_row="skip" if data.on_bad_row == "skip" else None,
     )
 

@@ -7,8 +7,8 @@ that differ in notation only resolve to the same JSON, apart from `written`: the
 `FOLLOWING` and `BORROWED` name the values that follow from others, for whoever looks for the cause of a difference.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from boomspec.core.losses import LOSSES, StateLoss
 from boomspec.core.sizes import compact_plan
 from boomspec.core.task_data import DATA, TASKS
 from boomspec.spec.sections.baselines import TRAINED, BaselineItem
-from boomspec.spec.sections.data import DataSpec
+from boomspec.spec.sections.data import DataSpec, SourceSpec
 from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
@@ -61,12 +61,13 @@ class ResolvedSpec:
 
     spec: its sections with every default (see `complete`); rules about layers and sizes stand there as written.
     family: what these rules became. None before a search has run, and where the teacher's layers are not known.
-    sources: what it reads, by digests and pinned commits.
+    sources: what it reads, by digests and pinned commits. text_names: of those that are text, by id.
     """
 
     spec: Spec
     family: ResolvedFamily | None = None
     sources: tuple[Source, ...] = ()
+    text_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> DataSpec:
@@ -88,14 +89,11 @@ class ResolvedSpec:
                 del data[role]["trust_remote_code"]
                 data[role].pop("rest", None)
         if spec.data is not None:
-            format = next((s.identity["format"] for s in self.sources if s.kind == "text"), spec.data.format)
-            if spec.data.files is not None and format is not None:
-                data["data"]["format"] = format
-            rows = spec.data.dataset is not None or format not in (None, "text")
-            if not rows and spec.data.text_field == TEXT_FIELD:
-                del data["data"]["text_field"]
-            if spec.data.held_out is not None and spec.data.held_out.files is not None:
-                del data["data"]["held_out"]["offset"]
+            formats = {self.text_names.get(s.id, ""): s.identity["format"] for s in self.sources if s.kind == "text"}
+            for name, text in spec.data.texts.items():
+                _say_text(data["data"] if not name else data["data"]["sources"][name], text, formats.get(name))
+            if spec.data.sources is not None:  # what belongs to a source
+                data["data"] = {key: value for key, value in data["data"].items() if key not in SourceSpec.model_fields}
         if (family := self.family) is not None:  # it replaces rules by integers
             keep, order, section = spec.student.keep, spec.interpolate.order, data["interpolate"]
             data["written"] = {"interpolate": section} | ({} if keep is None else {"keep": data["student"]["keep"]})
@@ -108,7 +106,7 @@ class ResolvedSpec:
                 interpolate = {**interpolate, "seam": section["seam"]}
             data |= {"student": data["student"] | student, "teacher": data["teacher"] | teacher}
             data["interpolate"] = interpolate
-        data["sources"] = _read(spec, self.sources)
+        data["sources"] = _read(spec, self.sources, self.text_names)
         return data
 
 
@@ -126,7 +124,8 @@ def complete(spec: Spec) -> Spec:
         pretrain = _filled(teacher.pretrain, key_value_heads=heads, positions=data.sequence_length)
         changes["teacher"] = teacher.model_copy(update={"pretrain": pretrain})
     if data is not None:
-        changes["data"] = _filled(data, text_field=TEXT_FIELD, split="train" if data.dataset is not None else None)
+        texts = {name: _filled(text, **_text_defaults(text, data)) for name, text in data.texts.items()}
+        changes["data"] = texts[""] if data.sources is None else data.model_copy(update={"sources": texts})
     if isinstance(order, OrderSearch) and order.search == "beam":
         changes["interpolate"] = spec.interpolate.model_copy(update={"order": _filled(order, width=4)})
     if (seam := spec.interpolate.seam) is not None and seam.fit != "scale":
@@ -154,6 +153,14 @@ def complete(spec: Spec) -> Spec:
         changes["distill"] = _filled(distill.model_copy(update=own), faithful=FaithfulSpec())
         changes["baselines"] = tuple(_completed(item, spec.seed, distill.tokens) for item in spec.baselines)
     return spec.model_copy(update=changes)
+
+
+def _text_defaults(text: SourceSpec, data: DataSpec) -> dict[str, Any]:
+    return {
+        "text_field": TEXT_FIELD,
+        "split": "train" if text.dataset is not None else None,
+        "held_out": data.held_out,
+    }
 
 
 def _completed(item: BaselineItem, seed: int, tokens: int) -> BaselineItem:
@@ -218,7 +225,18 @@ def _layers(spec: Spec, family: ResolvedFamily) -> tuple[dict[str, Any], dict[st
     return student, teacher, {"order": steps, "singletons": singletons, "sizes": sizes}
 
 
-def _read(spec: Spec, sources: Iterable[Source]) -> dict[str, Any]:
+def _say_text(shown: dict[str, Any], text: SourceSpec, found: str | None) -> None:
+    """Say in the JSON of a source which format its files were `found` to have, and leave out what nothing reads."""
+    format = found or text.format
+    if text.files is not None and format is not None:
+        shown["format"] = format
+    if text.dataset is None and format in (None, "text") and text.text_field == TEXT_FIELD:
+        del shown["text_field"]
+    if text.held_out is not None and text.held_out.files is not None:
+        del shown["held_out"]["offset"]
+
+
+def _read(spec: Spec, sources: Iterable[Source], text_names: Mapping[str, str]) -> dict[str, Any]:
     """What the spec reads, by what it is for, as it fits a page."""
     others = spec.distill.teachers.others if spec.distill is not None and spec.distill.teachers is not None else ()
     also = [other_role(number) for number, other in enumerate(others) if other.model is not None]
@@ -232,7 +250,8 @@ def _read(spec: Spec, sources: Iterable[Source]) -> dict[str, Any]:
         if source.kind == "model":
             read[next(models)] = short
         elif source.kind in ("text", "hub_dataset"):
-            read["data"] = short
+            name = text_names.get(source.id, "")
+            read["data"] = {**read.get("data", {}), name: short} if name else short
         else:  # a spec may read lm-eval tasks of its own and stock ones
             known = read.setdefault(source.kind, {})
             tasks, data = short.pop(TASKS, ()), short.pop(DATA, None)

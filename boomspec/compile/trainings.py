@@ -6,6 +6,7 @@ proposed here and never derived.
 
 from collections.abc import Iterator
 
+from boomspec.compile.text_sources import place_of_text
 from boomspec.core.errors import Problem
 from boomspec.core.losses.weight import WeightCourse
 from boomspec.core.tasks.record import Optimizer, Recipe, Schedule
@@ -88,12 +89,14 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
         if (problem := _schedule_problem(training, length)) is not None:
             yield file.problem(*problem)
     yield from _weight_problems(file, length)
-    if data.dataset is not None and data.max_tokens is None:
-        hint = f"how much of the data set is read; this spec's trainings need max_tokens: {_tokens_needed(file.spec)}"
-        yield file.problem(("data",), "missing 'max_tokens'", hint, key=True)
-    if data.max_tokens is not None and data.max_tokens <= length:
-        message = f"{data.max_tokens:,} tokens are less than one sequence ({length:,}) and its last label"
-        yield file.problem(("data", "max_tokens"), message)
+    for name, text in data.texts.items():
+        at = place_of_text(name)
+        if text.dataset is not None and text.max_tokens is None:
+            needed = f"this spec's trainings need max_tokens: {_tokens_needed(file.spec)}"
+            yield file.problem(at, "missing 'max_tokens'", f"how much of the data set is read; {needed}", key=True)
+        if text.max_tokens is not None and text.max_tokens <= length:
+            message = f"{text.max_tokens:,} tokens are less than one sequence ({length:,}) and its last label"
+            yield file.problem((*at, "max_tokens"), message)
 
 
 def _weight_problems(file: SpecFile, sequence_length: int) -> Iterator[Problem]:

@@ -106,7 +106,11 @@ def _scaled(value: object, units: dict[str, int], expected: str) -> int:
     return round(scaled)
 
 
-def _number(value: object) -> float:  # YAML 1.1 reads 3e-4 as a string
+def parse_count(value: object) -> int:
+    return _scaled(value, _DECIMAL, "a count such as 1000, 50k, 4.2M or 2.1B")
+
+
+def parse_number(value: object) -> float:  # YAML 1.1 reads 3e-4 as a string
     expected = "a number such as 0.1, 3e-4 or 1%"
     number, unit = _split(value, expected)
     if unit not in ("", "%"):
@@ -257,7 +261,7 @@ def _schema(description: str, *examples: object, **text: str) -> WithJsonSchema:
 
 Count = Annotated[
     int,
-    BeforeValidator(lambda value: _scaled(value, _DECIMAL, "a count such as 1000, 50k, 4.2M or 2.1B")),
+    BeforeValidator(parse_count),
     _schema("A count.", 1000, "50k", "4.2M", "2.1B"),
 ]
 Bytes = Annotated[
@@ -265,7 +269,7 @@ Bytes = Annotated[
     BeforeValidator(lambda value: _scaled(value, _BYTES | {"": 1}, "a size in bytes such as 500MB or 6GiB")),
     _schema("A size in bytes.", "500MB", "6GiB"),
 ]
-Number = Annotated[float, BeforeValidator(_number), _schema("A number.", 0.1, "3e-4", "1%")]
+Number = Annotated[float, BeforeValidator(parse_number), _schema("A number.", 0.1, "3e-4", "1%")]
 ShareField = Annotated[
     Share, BeforeValidator(_share), PlainSerializer(Share.written), _schema("A percentage or a count.", "1%", 100)
 ]

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from boomspec.compile.model_sources import model_folder, roles
-from boomspec.compile.text_sources import HELD_OUT_FILES, data_files
+from boomspec.compile.text_sources import every_file
 from boomspec.core.errors import BoomspecError
 from boomspec.diff.compared import compared
 from boomspec.diff.git import config, repository
@@ -113,7 +113,7 @@ def _reads(file: SpecFile) -> int:
     try:
         folders = [folder for role in roles(file) if (folder := model_folder(file, role))]
         models = [path for folder in folders for path in folder.iterdir()]
-        read = [*data_files(file), *data_files(file, HELD_OUT_FILES), *models]
+        read = [*every_file(file), *models]
         return sum(path.stat().st_size for path in read if path.is_file())
     except (BoomspecError, OSError):
         return 0  # the compiler reports what is wrong

@@ -105,7 +105,10 @@ def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple
     except BoomspecError as error:
         raise BoomspecError(f"at revision {found.name}: {error.message}", hint=error.hint) from error
     reads_files = any(
-        (spec.data is not None and (spec.data.files or (spec.data.held_out and spec.data.held_out.files)))
+        any(
+            text.files or (text.held_out and text.held_out.files)
+            for text in (spec.data.texts if spec.data else {}).values()
+        )
         or (spec.evaluate is not None and spec.evaluate.tasks_folder)
         for spec in (file.spec for file in files)
     )

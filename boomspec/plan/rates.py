@@ -34,7 +34,7 @@ from boomspec.core.files import write_atomically
 from boomspec.core.graph import Cost, Node
 from boomspec.core.json_text import json_text
 from boomspec.core.machine import cpu_model
-from boomspec.core.tasks import KINDS, Record
+from boomspec.core.tasks import KINDS, Blend, Record, Tokenize
 from boomspec.core.tasks.record import TextCounts
 from boomspec.store import Store
 
@@ -71,8 +71,14 @@ def refined(
 
 
 @lru_cache(1 << 10)
+def _kind(store: Store, tokens: str) -> str:
+    """The kind of the task whose tokens these are."""
+    return next((kind for kind in (Blend.kind, Tokenize.kind) if store.has(kind, tokens)), Tokenize.kind)
+
+
+@lru_cache(1 << 10)
 def _meta(store: Store, tokens: str) -> Any:
-    return json.loads(store.read("tokenize", tokens, "meta.json"))
+    return json.loads(store.read(_kind(store, tokens), tokens, "meta.json"))
 
 
 def _windows(store: Store, tokens: str, length: int) -> int:
@@ -86,8 +92,10 @@ def _windows(store: Store, tokens: str, length: int) -> int:
 def _mean_labels(store: Store, tokens: str, length: int) -> float:
     """Labels of the mean padded row: its document's tokens but the first, `length` at most."""
     meta = _meta(store, tokens)
+    if meta.get("ends"):
+        return _mean_of_documents(store, tokens, meta, length)
     stream = array("H" if meta["dtype"] == "uint16" else "I")
-    stream.frombytes(store.read("tokenize", tokens, "train.bin", most=_SCANNED))
+    stream.frombytes(store.read(_kind(store, tokens), tokens, "train.bin", most=_SCANNED))
     labels = documents = 0
     prefix, at = meta.get("prefix") or [], -1
     before = 1 if prefix == [meta["eos"]] else 0  # of a document's row in front of it: see `runners/data/tokens.py`
@@ -103,6 +111,28 @@ def _mean_labels(store: Store, tokens: str, length: int) -> float:
             at = end
     except ValueError:
         return labels / documents if documents else 0.0
+
+
+def _mean_of_documents(store: Store, tokens: str, meta: Any, length: int) -> float:
+    """The same where the ends of the documents, and perhaps a mask of labels, lie beside the stream."""
+    ends = array("Q")
+    ends.frombytes(store.read(_kind(store, tokens), tokens, "train.ends", most=_SCANNED))
+    masked, prefix = "labelled" in meta["train"], meta.get("prefix") or []
+    mask = store.read(_kind(store, tokens), tokens, "train.labels", most=_SCANNED) if masked else b""
+    own = bool(prefix) and prefix != [meta["eos"]]  # documents begin with tokens of their own, or behind an end-of-text
+    before = 1 if prefix == [meta["eos"]] else 0
+    start, labels, documents = 0 if own else 1, 0, 0
+    for end in ends:
+        last = min(end, start - before + length + 1)
+        if not masked:
+            labels += last - start - 1 + before
+        elif end > 8 * len(mask):
+            break
+        else:
+            bits = int.from_bytes(mask[start // 8 : -(-last // 8)], "little") >> start % 8
+            labels += (bits & ((1 << (last - start)) - 1)).bit_count() - (0 if before else bits & 1)
+        documents, start = documents + 1, end
+    return labels / documents if documents else 0.0
 
 
 @dataclass(frozen=True)

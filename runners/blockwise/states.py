@@ -85,7 +85,7 @@ def write_states(context: Context[BlockStates]) -> None:
     first = record.begin or 0
 
     def tokens(numbers: Sequence[int], place: torch.device) -> Tensor:
-        drawn = [stream.batch(n, sequences=1, sequence_length=length, seed=record.seed)[:, :-1] for n in numbers]
+        drawn = [stream.inputs(n, sequences=1, sequence_length=length, seed=record.seed) for n in numbers]
         return torch.cat([torch.from_numpy(row) for row in drawn]).to(place)
 
     with torch.no_grad(), autocast(record.precision):

@@ -88,7 +88,7 @@ def _states(context: Context[DistillBlock], stream: TokenStream) -> States:
     streamed = StreamedStates(
         model_folder(context.inputs["teacher"]),
         range(record.first, record.end),
-        tokens=lambda step: torch.from_numpy(stream.batch(step, **shape)[:, :-1]),
+        tokens=lambda step: torch.from_numpy(stream.inputs(step, **shape)),
         steps=recipe.steps,
         precision=recipe.precision,
         batch_size=context.training.micro_batch,

@@ -16,44 +16,34 @@ GPUs, reads the same tokens in the same order.
 A teacher's own text (`runners/tasks/generate.py`) is rows that follow one another; where meta says so, the first tokens
 of each are inputs and never labels (`runners/modeling/labels.py`).
 
-A task that is killed while it writes goes on from its last checkpoint, to the same bytes:
+Two files may lie beside a stream (`runners/data/token_writer.py` writes them):
 
-    <resume>/train.bin, held_out.bin   what is written so far; what follows the checkpoint is cut off
-    <resume>/tokens.json               the checkpoint: how far the text is read, the counts, length and crc of each file
-
-A checkpoint that does not match its checksum is ignored with a note: the task starts again.
+    <split>.labels   which tokens are labels, one bit a token, lowest first; meta's split says how many (`labelled`)
+    <split>.ends     where each document ends, 8 bytes a document, little-endian (meta: `ends`). Without it a document
+                     ends with the next EOS: text has none inside, but a conversation may have one after every turn
 
 Shapes: B sequences, T tokens a sequence.
 """
 
-import hashlib
 import json
-import os
-import shutil
-import time
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.execution import CHECKPOINT_SECONDS
-from boomspec.core.files import flush, write_atomically
-from runners.modeling.labels import PADDING, without_label
+from runners.modeling.labels import PADDING, with_labels, without_label
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
-_STATE = "tokens.json"
 _CHUNK = 1 << 24  # tokens that are read at a time
 Split = Literal["train", "held_out"]
-_SPLITS: tuple[Split, ...] = get_args(Split)
+SPLITS: tuple[Split, ...] = get_args(Split)
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+ENDS = np.dtype("<u8")
 
 
 class TokenStream:
@@ -72,11 +62,27 @@ class TokenStream:
         size = self.file.stat().st_size
         if size != count * dtype.itemsize:
             raise BoomspecError(f"{self.file}: has {size} bytes, but {META} says {count} tokens of {dtype.itemsize}")
-        # An empty file cannot be mapped.
-        self.tokens: npt.NDArray[Any] = np.memmap(self.file, dtype, mode="r") if count else np.empty(0, dtype)
+        self.tokens: npt.NDArray[Any] = _mapped(self.file, dtype, count)
+        self.labelled: int | None = meta[split].get("labelled")  # tokens that are labels; None: there is no mask
+        self._bits = None
+        if self.labelled is not None:
+            self._bits = _mapped(self.file.with_suffix(".labels"), np.dtype(np.uint8), -(-count // 8))
+        self._ends = _mapped(self.file.with_suffix(".ends"), ENDS, self.documents) if meta.get("ends") else None
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def labels(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Which tokens of a stretch of the stream are labels, [stop - start], by its mask; all are without one."""
+        if self._bits is None:
+            return np.ones(stop - start, np.bool_)
+        bits = np.unpackbits(self._bits[start // 8 : -(-stop // 8)], bitorder="little")
+        return bits[start % 8 : start % 8 + stop - start].astype(np.bool_)
+
+    def stretch(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """A stretch of the stream as a batch holds it: tokens that the mask hides are inputs only."""
+        tokens = self.tokens[start:stop].astype(np.int64)
+        return tokens if self._bits is None else np.where(self.labels(start, stop), tokens, without_label(tokens))
 
     def windows(self, sequence_length: int) -> int:
         """How many whole windows of `sequence_length` inputs (and their labels) the stream has."""
@@ -109,12 +115,17 @@ class TokenStream:
         for row, window in enumerate(_drawn(first, count, windows, seed)):
             start = window * stride(sequence_length, self.prefix)
             start += repeated(self.tokens[start : start + before], self.prefix)
-            batch_BT[row, before:] = self.tokens[start : start + length]
+            batch_BT[row, before:] = self.stretch(start, start + length)
             if self._rows is not None:
                 place = np.arange(start, start + length) - window * self._rows["tokens"]
                 hides = (place < self._rows["unlabelled"]) | (place >= self._rows["tokens"])  # the next row's, too
                 batch_BT[row, before:] = np.where(hides, without_label(batch_BT[row, before:]), batch_BT[row, before:])
         return batch_BT
+
+    def inputs(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
+        """The inputs of one optimiser step, [B, T], for those who read the text and predict none of it."""
+        batch_BT = self.batch(step, sequences=sequences, sequence_length=sequence_length, seed=seed)[:, :-1]
+        return with_labels(batch_BT)
 
     def first_draw(self, row: int, *, sequence_length: int, seed: int) -> int:
         """The row of the first epoch that has the same window as this one."""
@@ -126,23 +137,36 @@ class TokenStream:
 
     def padded_batch(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
         """Like `batch`, but one document a row: its first T + 1 tokens (B and its end-of-text count), then PADDING."""
-        starts, ends = self._bounds
+        starts, ends = self.bounds
         if len(starts) == 0:
             raise BoomspecError(f"{self.file}: there is no document in it")
         batch_BT = np.full((sequences, sequence_length + 1), PADDING, np.int64)
         for row, document in enumerate(_drawn(step * sequences, sequences, len(starts), seed)):
-            tokens = self.tokens[starts[document] : min(ends[document], starts[document] + sequence_length + 1)]
+            tokens = self.stretch(starts[document], min(ends[document], starts[document] + sequence_length + 1))
             batch_BT[row, : len(tokens)] = tokens
         return batch_BT
 
     @cached_property
-    def _bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Start and end of every document, its B and its closing end-of-text included."""
-        marks = [np.flatnonzero(self.tokens[i : i + _CHUNK] == self.eos) + i for i in range(0, len(self), _CHUNK)]
-        places = np.concatenate(marks) if marks else np.empty(0, np.int64)
-        if self.unlabelled:
-            return np.concatenate([np.zeros(min(1, len(places)), np.int64), places[:-1] + 1]), places + 1
-        return places[:-1] + (0 if self.prefix else 1), places[1:] + 1
+        if self._ends is not None:
+            ends = self._ends.astype(np.int64)
+        else:
+            marks = [np.flatnonzero(self.tokens[i : i + _CHUNK] == self.eos) + i for i in range(0, len(self), _CHUNK)]
+            ends = np.concatenate(marks) + 1 if marks else np.empty(0, np.int64)
+            if not self.unlabelled:
+                ends = ends[1:]  # the stream begins with an end-of-text
+        starts = np.concatenate([np.array([0 if self.unlabelled else 1]), ends[:-1]])[: len(ends)]
+        return starts - (1 if self.prefix and not self.unlabelled else 0), ends
+
+
+def _mapped(file: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    """A file of so many values, read-only. An empty one cannot be mapped."""
+    if not count:
+        return np.empty(0, dtype)
+    if file.stat().st_size != count * dtype.itemsize:
+        raise BoomspecError(f"{file}: has {file.stat().st_size} bytes, and not {count} values of {dtype.itemsize}")
+    return np.memmap(file, dtype, mode="r")
 
 
 def stride(sequence_length: int, prefix: Sequence[int]) -> int:
@@ -172,120 +196,3 @@ def _order(seed: int, epoch: int, windows: int) -> npt.NDArray[np.int64]:
 def _places(seed: int, windows: int) -> npt.NDArray[np.int64]:
     """At which place of the first epoch each window stands."""
     return np.argsort(_order(seed, 0, windows))
-
-
-@dataclass
-class Count:
-    """What one stream holds. `rows`: sha256 chained over each document's length (8 bytes, little-endian) and text.
-
-    A chain of digests, and not one over everything, so that a resumed task can continue it.
-    """
-
-    tokens: int = 0
-    documents: int = 0
-    bytes: int = 0
-    rows: str = ""
-    crc: int = 0  # of the file's bytes
-
-    def size(self) -> dict[str, int]:
-        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
-
-    def read(self) -> dict[str, Any]:
-        return {"documents": self.documents, "sha256": self.rows or hashlib.sha256().hexdigest()}
-
-
-@dataclass
-class Place:
-    """How far the text is read: the number of the source, its documents so far, and the state of a hub data set."""
-
-    part: int = 0
-    documents: int = 0
-    state: dict[str, Any] | None = None
-
-
-@dataclass
-class TokenWriter:
-    """Writes both streams and their checkpoint. `prefix`: tokens that every document begins with."""
-
-    folder: Path  # that a resumed task finds again
-    dtype: np.dtype[Any]
-    eos: int
-    prefix: Sequence[int]
-    note: Callable[[str], None]
-    seconds: float = CHECKPOINT_SECONDS
-    place: Place = field(default_factory=Place)
-    counts: dict[str, Count] = field(default_factory=lambda: {split: Count() for split in _SPLITS})
-    bad: Counter[str] = field(default_factory=Counter)
-    _files: dict[str, IO[bytes]] = field(default_factory=dict)
-    _saved: float = field(default_factory=time.monotonic)
-
-    def open(self) -> None:
-        """Begin, or resume from the checkpoint, unless it is of another tokenizer or the files do not match it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files = {split: self.folder / f"{split}.bin" for split in _SPLITS}
-        resumes = (self.folder / _STATE).is_file()
-        try:
-            if resumes:
-                state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
-                if (state["dtype"], state["prefix"]) != (self.dtype.str, list(self.prefix)):
-                    raise ValueError("it is of another tokenizer")
-                place = Place(**state["place"])
-                counts: dict[str, Count] = {split: Count(**state["counts"][split]) for split in _SPLITS}
-                for split, file in files.items():
-                    size = counts[split].tokens * self.dtype.itemsize
-                    if file.stat().st_size < size:
-                        raise ValueError(f"{file.name} is shorter than it was")
-                    if size and zlib.crc32(np.memmap(file, np.uint8, "r", shape=(size,)).data) != counts[split].crc:
-                        raise ValueError(f"{file.name} does not match its checksum")
-                self.place, self.counts, self.bad = place, counts, Counter(state["bad"])
-                self.note(f"resumes after document {place.documents:,}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self.note(f"the checkpoint is damaged and ignored: {error}")
-            resumes = False
-        for split, file in files.items():
-            self._files[split] = file.open("r+b" if resumes else "w+b")
-            self._files[split].truncate(self.counts[split].tokens * self.dtype.itemsize)
-            self._files[split].seek(0, os.SEEK_END)
-
-    def add(self, split: str, text: str, ids: Sequence[int]) -> None:
-        """Append a document: EOS d1 EOS d2 EOS, or with a prefix B d1 EOS B d2 EOS."""
-        count = self.counts[split]
-        start = self.prefix
-        if list(self.prefix) in ([], [self.eos]):  # the EOS of the document before is all that a document begins with
-            start = [] if count.documents else [self.eos]
-        tokens = np.asarray([*start, *ids, self.eos], self.dtype)
-        self._files[split].write(tokens.tobytes())
-        count.crc = zlib.crc32(tokens.tobytes(), count.crc)
-        count.tokens += len(tokens)
-        count.documents += 1
-        data = text.encode("utf-8")
-        count.bytes += len(data)
-        count.rows = hashlib.sha256(bytes.fromhex(count.rows) + len(data).to_bytes(8, "little") + data).hexdigest()
-
-    def reached(self, place: Place) -> None:
-        """Note that everything up to this place is written; save a checkpoint where one is due."""
-        self.place = place
-        if time.monotonic() - self._saved < self.seconds:
-            return
-        for split, file in self._files.items():
-            file.flush()
-            flush(self.folder / f"{split}.bin")
-        state = {
-            "place": vars(self.place),
-            "counts": {split: vars(count) for split, count in self.counts.items()},
-            "bad": dict(self.bad),
-            "dtype": self.dtype.str,
-            "prefix": list(self.prefix),
-        }
-        write_atomically(self.folder / _STATE, json.dumps(state))
-        self._saved = time.monotonic()
-
-    def finish(self, payload: Path) -> None:
-        self.close()
-        for split in _SPLITS:
-            shutil.move(self.folder / f"{split}.bin", payload / f"{split}.bin")
-        (self.folder / _STATE).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()

@@ -61,16 +61,25 @@ def window_losses(
     tokens: NDArray[Any],
     eos: int,
     prefix: Sequence[int] = (),
+    labelled: NDArray[np.bool_] | None = None,
     sequence_length: int,
     batch_size: int,
     progress: Progress,
     kept: Mapping[LayerPlan, Path] | None = None,
 ) -> dict[LayerPlan, WindowLosses]:
-    """Measure every member on a token stream of at least two tokens. `kept`: as of `scores`."""
+    """Measure every member on a token stream of at least two tokens. `kept`: as of `scores`.
+
+    `labelled`: which of the tokens count, where the stream has a mask; else all but EOS and B do.
+    """
     total = len(tokens) - 1
-    no_labels = torch.tensor(sorted({eos, *prefix}))
     windows = list(_batches(tokens, prefix, sequence_length, batch_size, padding=eos))
-    labels = [tokens_BS[:, 1:].masked_fill(torch.isin(tokens_BS[:, 1:], no_labels), _IGNORED) for tokens_BS in windows]
+    if labelled is None:
+        no_labels = torch.tensor(sorted({eos, *prefix}))
+        labels = [rows_BS[:, 1:].masked_fill(torch.isin(rows_BS[:, 1:], no_labels), _IGNORED) for rows_BS in windows]
+    else:  # the same windows of the stream in which what does not count is no token
+        hidden = np.where(labelled, tokens.astype(np.int64), _IGNORED)
+        masked = _batches(hidden, prefix, sequence_length, batch_size, padding=_IGNORED, of=tokens)
+        labels = [rows_BS[:, 1:] for rows_BS in masked]
 
     def score(number: int, head: LMHead, hidden_BTD: Tensor) -> list[float]:
         sums_B: list[float] = (
@@ -99,9 +108,15 @@ def _token_losses(head: LMHead, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor
 
 
 def _batches(
-    tokens: NDArray[Any], prefix: Sequence[int], sequence_length: int, batch_size: int, *, padding: int
+    tokens: NDArray[Any],
+    prefix: Sequence[int],
+    sequence_length: int,
+    batch_size: int,
+    *,
+    padding: int,
+    of: NDArray[Any] | None = None,
 ) -> Iterator[Tensor]:
-    """Batches of windows, int64 [B, sequence_length + 1].
+    """Batches of windows, int64 [B, sequence_length + 1]. `of`: the stream itself, where `tokens` are its labels.
 
     A shorter last window is padded at its end where windows begin with a prefix, and else a batch of its own.
     """
@@ -112,7 +127,9 @@ def _batches(
         for start in starts[first : first + batch_size]:
             row = tokens[start : start + length - len(prefix)].astype(np.int64)
             if prefix:
-                row = np.concatenate([np.asarray(prefix, np.int64), row[repeated(row, prefix) :]])
+                again = repeated((tokens if of is None else of)[start : start + length - len(prefix)], prefix)
+                begin = prefix if of is None else [_IGNORED] * len(prefix)
+                row = np.concatenate([np.asarray(begin, np.int64), row[again:]])
                 row = np.pad(row, (0, length - len(row)), constant_values=padding)
             rows.append(row)
         whole = [row for row in rows if len(row) == length]
@@ -127,15 +144,32 @@ def windows(tokens: int, sequence_length: int, prefix: Sequence[int] = ()) -> in
 
 
 def text_bytes(
-    tokens: NDArray[Any], *, eos: int, tokenizer: "PreTrainedTokenizerBase", prefix: Sequence[int] = ()
+    tokens: NDArray[Any],
+    *,
+    eos: int,
+    tokenizer: "PreTrainedTokenizerBase",
+    prefix: Sequence[int] = (),
+    labels: NDArray[np.bool_] | None = None,
 ) -> int:
-    """UTF-8 bytes of the text of all tokens but the first, without separators; each document is decoded alone."""
-    labels = tokens[1:].astype(np.int64)
-    documents = np.split(labels, np.flatnonzero(labels == eos))
+    """UTF-8 bytes of the text of all tokens but the first, without separators; each document is decoded alone.
+
+    `labels`: which of these tokens count, of a stream with a mask; then each run of them is decoded alone, without the
+    special tokens that end it.
+    """
+    text = tokens[1:].astype(np.int64)
+    if labels is None:
+        documents, silent = np.split(text, np.flatnonzero(text == eos)), [eos, *prefix]
+    else:
+        edges = np.flatnonzero(np.diff(labels.astype(np.int8))) + 1
+        runs = zip(np.split(text, edges), np.split(labels, edges), strict=True)
+        documents, silent = (
+            [run for run, labelled in runs if len(run) and labelled[0]],
+            [eos, *prefix, *tokenizer.all_special_ids],
+        )
     return sum(
         len(str(tokenizer.decode(kept.tolist(), clean_up_tokenization_spaces=False)).encode("utf-8"))
         for document in documents
-        if len(kept := document[~np.isin(document, [eos, *prefix])])
+        if len(kept := document[~np.isin(document, silent)])
     )
 
 

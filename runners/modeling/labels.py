@@ -21,6 +21,11 @@ def without_label(tokens: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return _HIDDEN - tokens.astype(np.int64)
 
 
+def with_labels(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Tokens as a model reads them, also those that are inputs only. `tokens` holds no padding."""
+    return np.where(tokens <= _HIDDEN, _HIDDEN - tokens, tokens)
+
+
 def inputs_of(batch: Tensor) -> Tensor:
     """What a model reads of a batch, whether it is a label or not; 0 in the place of padding."""
     return torch.where(batch <= _HIDDEN, _HIDDEN - batch, batch).clamp(min=0)

@@ -32,5 +32,5 @@ def calibration_batches(
         )
     if stream.vocabulary > (rows := model.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
-    tokens_BT = stream.batch(0, sequences=wanted, sequence_length=length, seed=calibration.seed)[:, :-1]
+    tokens_BT = stream.inputs(0, sequences=wanted, sequence_length=length, seed=calibration.seed)
     return list(torch.from_numpy(tokens_BT).to(model.device).split(batch_size))  # type: ignore[no-untyped-call]

@@ -303,4 +303,4 @@ def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
     held_out = TokenStream(tokens, "held_out")
     stream = held_out if held_out.windows(sequence_length) else TokenStream(tokens)
     windows = min(SIMILARITY_WINDOWS, stream.windows(sequence_length))
-    return torch.from_numpy(stream.batch(0, sequences=windows, sequence_length=sequence_length, seed=0)[:, :-1])
+    return torch.from_numpy(stream.inputs(0, sequences=windows, sequence_length=sequence_length, seed=0))

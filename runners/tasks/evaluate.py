@@ -69,10 +69,14 @@ def _held_out(
     folder = context.inputs["tokens"].folder
     split = TokenStream(folder, "held_out")
     tokens, text_bytes = split.tokens, split.bytes
+    labelled = None if split.labelled is None else split.labels(0, len(split))
     if measure.max_tokens is not None and measure.max_tokens < len(tokens):
-        tokens = tokens[: measure.max_tokens]
+        tokens, labelled = tokens[: measure.max_tokens], None if labelled is None else labelled[: measure.max_tokens]
         tokenizer = tokenizer_of(folder / TOKENIZER, context.code_of("tokens"))
-        text_bytes = held_out.text_bytes(tokens, eos=split.eos, prefix=split.prefix, tokenizer=tokenizer)
+        of_text = None if labelled is None else labelled[1:]
+        text_bytes = held_out.text_bytes(
+            tokens, eos=split.eos, prefix=split.prefix, tokenizer=tokenizer, labels=of_text
+        )
     if text_bytes == 0:
         raise BoomspecError(f"{split.file}: there is no text to measure", hint="hold out more of the data")
     found = held_out.window_losses(
@@ -80,6 +84,7 @@ def _held_out(
         tokens=tokens,
         eos=split.eos,
         prefix=split.prefix,
+        labelled=labelled,
         sequence_length=measure.sequence_length,
         batch_size=context.batch_size,
         progress=progress,

@@ -59,7 +59,7 @@ def _generate(context: Context[Generate]) -> None:
     def prompt(row: int) -> npt.NDArray[np.int64]:
         if record.prompt_tokens == 0:
             return np.asarray(ends.start, np.int64)
-        window = stream.batch(row, sequences=1, sequence_length=length, seed=record.seed)
+        window = stream.inputs(row, sequences=1, sequence_length=length, seed=record.seed)
         return window[0, : max(record.prompt_tokens, before)]
 
     context.resume.mkdir(parents=True, exist_ok=True)

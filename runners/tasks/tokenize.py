@@ -22,7 +22,8 @@ from boomspec.core.graph import Source
 from boomspec.core.tasks import Tokenize
 from runners.data.documents import Document, Documents
 from runners.data.text_tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, train_tokenizer
-from runners.data.tokens import DTYPES, META, TOKENIZER, Count, Place, TokenWriter
+from runners.data.token_writer import Count, Place, TokenWriter
+from runners.data.tokens import DTYPES, META, TOKENIZER
 from runners.runtime.context import Context
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
@@ -35,7 +36,11 @@ def run(context: Context[Tokenize]) -> None:
     if record.train_tokenizer is not None:
         _learn(context, folder)
     else:
-        copy_tokenizer(_source(context, "tokenizer"), folder)
+        given = context.inputs["tokenizer"]
+        if given.source is None:  # that of another text
+            shutil.copytree(given.folder / TOKENIZER, folder)
+        else:
+            copy_tokenizer(given.source, folder)
     tokenizer = load_tokenizer(folder, context.code, bos=record.bos)
     dtype, seconds = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32", context.training.checkpoint_seconds
     writer = TokenWriter(context.resume, DTYPES[dtype], tokenizer.eos, tokenizer.prefix, note, seconds=seconds)

@@ -26,6 +26,8 @@ NOWHERE = {
     ("determinism", "tolerance"),
     ("interpolate", "choose"),
 }
+# Of specs with several texts: see test_blends.py.
+OF_SOURCES = ("sources", "blend")
 # Of models and data sets of the hub, and of rows; the edits of test_edits.py have the same fields of text files.
 OF_THE_HUB = {
     ("evaluate", "backend"),  # for tasks that generate text, on GPUs: see tests/runners/test_vllm.py
@@ -123,6 +125,7 @@ def test_these_are_all_fields_of_the_language() -> None:
         tuple(name.split(".")) for name in MORE
     }
     outside = {path for path in leaves(Spec) if path[0] == "execution" or path in NOWHERE | OF_THE_HUB}
+    outside |= {path for path in leaves(Spec) if path[0] == "data" and path[1] in OF_SOURCES}
     asked = {("evaluate", "tasks", name) for name in TaskSpec.model_fields}  # below the names of lm-eval tasks
     lost = {
         path

@@ -41,7 +41,10 @@ def priced(nodes: dict[str, Node], sources: dict[str, Source], facts: dict[str, 
         except UnknownCostError as error:
             models[source_id] = error
     vocabularies = [model.vocabulary for model in models.values() if isinstance(model, ModelCosts)]
-    width = max(map(token_bytes, vocabularies), default=4)
+    trained = [
+        learns.vocabulary for node in nodes.values() if (learns := getattr(node.task.record, "train_tokenizer", None))
+    ]
+    width = max(map(token_bytes, vocabularies or trained), default=4)
     rest = max((total_bytes(other_tensors(of_source)) for of_source in facts.values()), default=0)
     once = Memo()  # experiments of a sweep have many tasks that cost the same
 

@@ -6,6 +6,7 @@ here, with a subclass of `Record`, and its body as `runners/tasks/<kind>.py`: bo
 """
 
 from boomspec.core.tasks.asking import Chat, Generation, Thinking
+from boomspec.core.tasks.blend import Blend
 from boomspec.core.tasks.blockwise import BlockStates, DistillBlock, JoinBlocks
 from boomspec.core.tasks.check import BuiltSize, Check, Outline
 from boomspec.core.tasks.deployment import Speed, Texts
@@ -23,11 +24,11 @@ from boomspec.core.tasks.transfer import Transfer
 from boomspec.core.types import kinds_in
 
 __all__ = [
-    "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BlockStates", "BuiltSize", "Calibration", "Cell",
-    "Chat", "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock", "Evaluate",
-    "Faithful", "Generate", "Generation", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice", "LmEval",
-    "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Precision", "Pretrain", "Recipe",
-    "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search", "Series", "Speed", "Stored",
+    "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "Blend", "BlockStates", "BuiltSize", "Calibration",
+    "Cell", "Chat", "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock",
+    "Evaluate", "Faithful", "Generate", "Generation", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice",
+    "LmEval", "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Precision", "Pretrain",
+    "Recipe", "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search", "Series", "Speed", "Stored",
     "Subset", "TeacherOutputs", "Texts", "Thinking", "Tokenize", "TopTokens", "TrainTokenizer", "Transfer",
 ]  # fmt: skip
 

@@ -14,7 +14,10 @@ class TrainTokenizer(Strict):
 
 
 class Tokenize(Record):
-    """Sources: `text`, `tokenizer` (not with `train_tokenizer`), `held_out` (only where it has files of its own)."""
+    """Inputs: `text`, `tokenizer` (not with `train_tokenizer`), `held_out` (only where it has files of its own).
+
+    The tokenizer is a source, or the token artifact of another text, for which it was trained.
+    """
 
     kind, version = "tokenize", 2
     reads_models = False

@@ -1,12 +1,23 @@
-"""The section `data`: where the text comes from, how it is cut, which documents are held out."""
+"""The section `data`: where the text comes from, how it is cut, which documents are held out.
 
+A spec has one text, whose fields stand in `data` itself, or several named sources (`SourceSpec`) and a blend of them.
+"""
+
+import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic.json_schema import WithJsonSchema
 
+from boomspec.core.errors import did_you_mean
 from boomspec.core.types import AlsoText, Count, Strict, about
+from boomspec.spec.sections.shares import BlendPart, parse_part
 from boomspec.spec.sections.training import NotNegative, Positive
 from boomspec.spec.validate import FieldError, goes_with, only_one
+from boomspec.spec.yaml_reader import Location
+
+LossOn = Literal["all", "responses"]
 
 Files = Annotated[
     # The limit is inside: after a before-validator pydantic would take the length of None.
@@ -30,8 +41,8 @@ class HeldOutSplit(Strict):
             raise FieldError(f"must be below every ({self.every}), not {self.offset}", at=("offset",))
 
 
-class DataSpec(Strict):
-    """The text that models are trained on and measured with."""
+class SourceSpec(Strict):
+    """One text: where it comes from, and which of its documents are read and held out."""
 
     dataset: str | None = Field(None, examples=["EleutherAI/the_pile_deduplicated"], min_length=1)
     """Hub id of a data set."""
@@ -51,10 +62,6 @@ class DataSpec(Strict):
     on_bad_row: Literal["error", "skip"] = "error"
     """What happens to a row without text: no such field, null, another type, broken JSON or UTF-8. error ends the
     task and names file and line; skip leaves it out and counts it."""
-    bos: Literal["auto"] | bool = Field("auto", examples=["auto", True, False])
-    """Whether every document, and every training sequence, begins with the beginning-of-sequence token. auto: as
-    the teacher's tokenizer itself begins a text."""
-    sequence_length: Count = about("Tokens of one training sequence.", ge=8)
     skip: NotNegative = about("So many documents at the start are passed over.", default=0)
     max_tokens: Positive | None = Field(None, examples=["10M"])
     """Read so many training tokens. Default: all files; of a data set it has to be given. A training that is longer
@@ -63,12 +70,81 @@ class DataSpec(Strict):
     """Which documents are set apart for evaluation. Default: none."""
 
     def model_post_init(self, _: object) -> None:
+        self.check_text()
+
+    def check_text(self) -> None:
+        """Raise FieldError for fields that do not go together."""
         only_one(self, "dataset", "files", "corpus")
         goes_with(self, "dataset", "config", "split", "revision")
         if self.text_field is not None and self.corpus is not None:
             raise FieldError("text_field goes with files of rows and with data sets", at=("text_field",))
         if self.held_out is None or self.held_out.files is None:
             goes_with(self, "files", "format")
+
+
+_SOURCE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_PART_SCHEMA = {
+    "anyOf": [{"type": "number"}, {"type": "string"}],
+    "description": "A weight, or a budget of tokens, which has a unit.",
+    "examples": [0.7, "30%", "0.5B"],
+}
+Part = Annotated[
+    BlendPart, BeforeValidator(parse_part), PlainSerializer(BlendPart.written), WithJsonSchema(_PART_SCHEMA)
+]
+Blend = Annotated[dict[str, Part], Field(min_length=1)]
+
+
+def check_blend(blend: Mapping[str, BlendPart], sources: Mapping[str, SourceSpec], *, at: Location = ()) -> None:
+    """Raise FieldError at the first part of a blend that cannot be made of the sources. `at`: where the blend is."""
+    units = {part.unit for part in blend.values()}
+    for name, part in blend.items():
+        if (source := sources.get(name)) is None:
+            hint = did_you_mean(name, list(sources)) or f"data.sources has {', '.join(sources)}"
+            raise FieldError(f"there is no source '{name}'", hint=hint, at=(*at, name))
+        if len(units) > 1 and part.unit == "weight":
+            hint = "write budgets, such as 500M, or weights, such as 0.7, of all of them"
+            raise FieldError("this is a weight, others are budgets of tokens", hint=hint, at=(*at, name))
+        if part.unit == "tokens" and source.max_tokens is not None and part.value > source.max_tokens:
+            message = f"{part.written()} tokens are more than the source has (max_tokens: {source.max_tokens:,})"
+            raise FieldError(message, at=(*at, name))
+
+
+class DataSpec(SourceSpec):
+    """The text that models are trained on and measured with: one text, or named sources and how they are mixed."""
+
+    bos: Literal["auto"] | bool = Field("auto", examples=["auto", True, False])
+    """Whether every document, and every training sequence, begins with the beginning-of-sequence token. auto: as
+    the teacher's tokenizer itself begins a text."""
+    sequence_length: Count = about("Tokens of one training sequence.", ge=8)
+    sources: Annotated[dict[str, SourceSpec], Field(min_length=1)] | None = Field(
+        None, examples=[{"web": {"files": "web/*.jsonl"}, "code": {"files": "code/*.parquet", "skip": 1000}}]
+    )
+    """Several texts by name, in the place of the fields of one. `held_out` beside them is the default of each."""
+    blend: Blend | None = Field(None, examples=[{"web": 0.7, "code": 0.3}, {"web": "0.5B", "code": "0.5B"}])
+    """How the sources are mixed, document by document: weights, of as many tokens as there are, or budgets of tokens.
+    Needed where several sources are there and something reads the data as a whole."""
+
+    def model_post_init(self, _: object) -> None:
+        if self.sources is None:
+            goes_with(self, "sources", "blend")
+            self.check_text()
+            return
+        for name in self.model_fields_set & SourceSpec.model_fields.keys() - {"held_out"}:
+            if getattr(self, name) is not None:
+                raise FieldError(f"{name} belongs to a source", hint=f"data.sources.NAME.{name}", at=(name,))
+        if self.held_out is not None and self.held_out.files is not None:
+            hint = "data.sources.NAME.held_out.files"
+            raise FieldError("files of held-out text belong to a source", hint=hint, at=("held_out", "files"))
+        for name in self.sources:
+            if not _SOURCE_NAME.fullmatch(name):
+                hint = "use letters, digits, dots, dashes, underscores, 32 at most"
+                raise FieldError(f"'{name}' is not a plain name", hint=hint, at=("sources", name))
+        check_blend(self.blend or {}, self.sources, at=("blend",))
+
+    @property
+    def texts(self) -> dict[str, SourceSpec]:
+        """The sources by name; the one text of a spec without names is called ""."""
+        return {"": self} if self.sources is None else dict(self.sources)
 
 
 class CalibrationSpec(Strict):

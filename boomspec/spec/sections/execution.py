@@ -163,6 +163,9 @@ def _store(store: str) -> str:
     return store
 
 
+_AS = {"seam": "search", "blend": "tokenize"}  # kinds that get what another one does
+
+
 class ExecutionSpec(Strict):
     """Where and how fast. Nothing here is part of a result's identity."""
 
@@ -175,7 +178,9 @@ class ExecutionSpec(Strict):
     retries: int = about("New attempts when a worker is lost.", default=2, ge=0, le=100)
     device: Annotated[str, AfterValidator(_device)] | None = Field(None, examples=["h100", "a100-80"])
     """Kind of GPU that `plan` reckons with, for times and for what fits: a name of its table."""
-    tokenize: Resources = about("For making tokens of the text.", default=Resources())
+    tokenize: Resources = about(
+        "For making tokens of the text, and for mixing those of several sources.", default=Resources()
+    )
     pretrain: TrainingResources = about("For training a teacher.", default=TrainingResources())
     distill: DistillResources = about("For each distillation.", default=DistillResources())
     distill_block: BlockResources | None = Field(None, examples=[{"gpus": 1, "micro_batch": 16}])
@@ -205,8 +210,9 @@ class ExecutionSpec(Strict):
         """What each task of a kind gets."""
         if kind == "baseline" and self.baseline is None:
             return MeasuringResources(**self.interpolate.model_dump())
-        if kind == "seam":
-            return self.search
+        if kind in _AS:
+            shared: Resources = getattr(self, _AS[kind])
+            return shared
         if kind == "distill_block" and self.distill_block is None:
             return BlockResources(**self.distill.model_dump(include=set(BlockResources.model_fields)))
         if kind == "block_states" and self.block_states is None:
