@@ -35,12 +35,16 @@ def load(
 ) -> PreTrainedModel:
     """One size of a run, named by its spec, its folder or its name, as a transformers model on the device in use.
 
-    `size`: "student", "teacher", or "24 layers", "3B", "80%", "6GiB" (the largest not above is taken); the spec need
-    not list it. `dtype`: None means as stored. Raises BoomspecError for what the run does not have (yet).
+    Or of a family's folder, here or on the hub, as `family` takes it. `size`: "student", "teacher", or "24 layers",
+    "3B", "80%", "6GiB" (the largest not above is taken); the spec need not list it. `dtype`: None means as stored.
+    Raises BoomspecError for what there is not (yet).
     """
+    from boomspec.models.family_file import is_family
     from boomspec.plan.run import check_runners, open_run
 
     check_runners(*_NEEDED)
+    if is_family(run):
+        return family(run, dtype=dtype).model(size)
     from runners.modeling.family import load_member
 
     opened = open_run(run, store)
@@ -52,15 +56,19 @@ def family(
 ) -> Family:
     """Every size of a finished run, named by its spec, its folder or its name: sizes, results, models, text.
 
-    Weights are read when a model is asked for, those of teacher and student once; the models between them share them.
+    Or the family in a folder that `boomspec export --family` has written, here or on the hub ("OWNER/NAME"), which
+    needs no spec and no store. Weights are read when a model is asked for; sizes share what they have in common.
     `dtype`: of the weights; None means as stored. Raises BoomspecError for a run that has not finished.
     """
+    from boomspec.models.family_file import is_family
     from boomspec.plan.run import check_runners, open_run
 
     check_runners(*_NEEDED)
     from runners.api.family import Family
-    from runners.api.origin import FromRun
+    from runners.api.origin import FromRun, from_folder
 
+    if is_family(run):
+        return Family(from_folder(run), dtype=dtype)
     opened = open_run(run, store)
     opened.every()
     return Family(FromRun(opened), dtype=dtype)

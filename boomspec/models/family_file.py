@@ -12,8 +12,10 @@ for that are in `key_mapping.json`: what the argument `key_mapping` of transform
 size loads without boomspec, too.
 """
 
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,6 +27,10 @@ from boomspec.core.files import read_json
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, layers_text
 from boomspec.core.sizes import Lineage, Member, folder_name
 from boomspec.core.types import Strict
+from boomspec.models.checkpoint import TensorEntry, read_header
+from boomspec.models.facts import ModelFacts, model_facts, read_config
+from boomspec.models.folder import INDEX, read_object
+from boomspec.models.hub import hub_header
 
 FAMILY_FILE: Final = "family.json"
 INDEX_FILE: Final = "index.json"  # beside sizes that are each in a folder of their own
@@ -33,6 +39,8 @@ KEY_MAPPING: Final = "key_mapping.json"
 SHARDS: Final = "shards"
 OWNERS: Final[Mapping[Owner, str]] = {TEACHER: "teacher", STUDENT: "student"}  # how names of their tensors begin
 _VERSION: Final = 1
+_HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_FILES = (".yaml", ".yml", ".json")  # of specs and graphs
 _WRITE = "boomspec export RUN FOLDER --family"
 
 
@@ -66,6 +74,14 @@ class FamilyFile(Strict):
         return next((size for size in self.sizes if size.plan == layers_text(plan)), None)
 
 
+def is_family(place: str | os.PathLike[str]) -> bool:
+    """Whether a family's folder is meant: one that is here, or where nothing is called so, one on the hub."""
+    path = Path(place)
+    if path.is_dir():
+        return (path / FAMILY_FILE).is_file()
+    return not path.exists() and path.suffix not in _FILES and re.fullmatch(_HUB_NAME, os.fspath(place)) is not None
+
+
 def read_family_file(folder: Path) -> FamilyFile:
     """Raises BoomspecError where the folder holds no family, or one of another version."""
     path = folder / FAMILY_FILE
@@ -83,6 +99,21 @@ def read_family_file(folder: Path) -> FamilyFile:
     except (ValidationError, ValueError) as error:
         raise BoomspecError(f"{path}: cannot be read as a family: {error}", hint=f"write it again: {_WRITE}") from error
     return found
+
+
+def teacher_facts(folder: Path, file: FamilyFile, *, hub: str | None = None) -> ModelFacts:
+    """What the headers say of the teacher. `hub`: the repository that has the files that are not in the folder."""
+    teacher = file.files_of(file.lineage.members[-1].plan)
+    assert teacher is not None
+    own, entries = folder / teacher.folder, dict[str, TensorEntry]()
+    for shard in teacher.shards:
+        here = hub is None or (folder / shard).is_file()
+        found = read_header(folder / shard) if here else hub_header(str(hub), folder.name, shard)
+        entries |= {entry.name: entry for entry in found}
+    rules, stored = read_object(own / KEY_MAPPING), read_object(own / INDEX)["weight_map"]
+    names = {name: named_by(rules, name) for name in stored}
+    tensors = {names[name]: replace(entries[name], name=names[name]) for name in stored}
+    return model_facts(read_config(own), tensors, str(own))
 
 
 def size_folders(lineage: Lineage) -> dict[str, Member]:

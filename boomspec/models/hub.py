@@ -138,6 +138,17 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
         return commit, replace(facts, believed=True)
 
 
+def hub_header(model: str, commit: str, file: str) -> list[TensorEntry]:
+    """The tensors of one file of a repository, from its header alone."""
+    with _asking(f"'{model}': the header of {file} cannot be read from the hub"):
+        header = _hub().HfApi().parse_safetensors_file_metadata(model, file, revision=commit)
+    return [
+        HubEntry(name, str(info.dtype), tuple(info.shape), None, start, end, file)
+        for name, info in header.tensors.items()
+        for start, end in [info.data_offsets]
+    ]
+
+
 def _listed(model: str, revision: str | None) -> list[str]:
     """The names of a repository's files; none where the hub does not say."""
     try:

@@ -84,12 +84,13 @@ class Run:
         label = self.graph.experiments[0].label
         for node in (self.whole or self.graph).nodes.values():
             match node.task.record:
-                case Report(cells=cells):
-                    return Report(cells=cells, trainings={}), node.task.inputs
+                case Report() as report:
+                    return report.model_copy(update={"trainings": {}, "searches": {}}), node.task.inputs
                 case Comparison(experiments=experiments):  # in the place of the reports of its experiments
-                    cells = next(one.cells for one in experiments if one.label == label)
+                    own = next(one for one in experiments if one.label == label)
+                    cells = (*own.cells, *(own.deployed or ()))
                     inputs = {cell.input: node.task.inputs[f"{label}/{cell.input}"] for cell in cells}
-                    return Report(cells=cells, trainings={}), inputs
+                    return Report(cells=own.cells, trainings={}, deployed=own.deployed), inputs
         raise BoomspecError(f"{self.named}: it measures nothing")
 
     def _unfinished(self, reason: str) -> BoomspecError:

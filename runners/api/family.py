@@ -17,12 +17,13 @@ import pandas as pd
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import Layer, LayerPlan, teacher_indices
 from boomspec.core.sizes import Lineage, Member, labels
+from boomspec.core.tasks import Cell
 from boomspec.models.facts import ModelFacts, positions_of
 from boomspec.models.kv_cache import layer_cache_bytes
 from runners.api.origin import Origin
-from runners.api.results import COSTS, Axis, axis_of, pareto_frame, results_frame
+from runners.api.results import COSTS, Axis, axis_of, deployment_frame, pareto_frame, results_frame
 from runners.api.sizes import CONTEXT, Size, Sizes
-from runners.report.study import Row, Study
+from runners.report.study import Study
 
 if TYPE_CHECKING:  # sizes and results need no torch
     import torch
@@ -199,13 +200,23 @@ class Family(Sequence[Size]):
         """
         return results_frame(self._study, self._label)
 
+    @property
+    def speed(self) -> pd.DataFrame:
+        """Speed and memory where `evaluate.speed` has measured them: the report's deployment.csv, with the size."""
+        return deployment_frame(self._study, "deployment", self._label)
+
+    @property
+    def texts(self) -> pd.DataFrame:
+        """What models wrote where `evaluate.texts` has asked them: the report's texts.csv, with the size."""
+        return deployment_frame(self._study, "texts", self._label)
+
     def pareto(self, *axes: str, context: int | None = None, batch: int = 1, dominated: bool = False) -> pd.DataFrame:
         """The sizes that no other one beats on all `axes` at once, by the first axis.
 
         An axis is a cost (layers, parameters, bytes, or memory: `Size.memory` of this `context` and `batch`), where
-        less is better; or a measure's primary metric ("gsm8k"), or another one of its metrics ("gsm8k
-        exact_match,strict-match"), whose direction is the measure's own. One size beats another that it is at least as
-        good as on every axis, and better on one. Sizes without a value on an axis are left out.
+        less is better; a measure's primary metric ("gsm8k"); another one of its metrics ("gsm8k exact_match,flexible");
+        or a metric of speed ("decode_tokens_per_second"). Those have directions of their own. One size beats another
+        that it is at least as good as on every axis, and better on one. Sizes without a value are left out.
 
         `dominated`: all sizes that have values, each with the name of one that beats it. Raises BoomspecError for an
         axis that was not measured.
@@ -228,11 +239,11 @@ class Family(Sequence[Size]):
     def _study(self) -> Study:
         return self._origin.study()
 
-    def _label(self, row: Row) -> str:
+    def _label(self, cell: Cell) -> str:
         """The size that a number is of. That of a baseline is named by its layers alone."""
-        member = self._origin.measured(row)
+        member = self._origin.measured(cell)
         size = None if member is None else self._sizes.get(member.plan, self._trained)
-        return size.label if size is not None else f"{row.cell.layers} layers"
+        return size.label if size is not None else f"{cell.layers} layers"
 
     # --- memory -------------------------------------------------------------------------------------
 

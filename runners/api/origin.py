@@ -1,18 +1,21 @@
 """Where a family comes from: what `runners.api.family` asks of a finished run."""
 
+import os
 import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from boomspec.core.graph import TaskGraph
-from boomspec.core.layers import TEACHER
+from boomspec.core.layers import TEACHER, layers_text
 from boomspec.core.sizes import Lineage, Member
 from boomspec.core.tasks import Cell, Report
 from boomspec.models import trust
 from boomspec.models.facts import ModelFacts, read_facts
+from boomspec.models.family_file import FamilyFile, read_family_file, teacher_facts
 from boomspec.models.hub import pinned_model
 from boomspec.plan.run import Run
+from runners.report import study
 from runners.report.collect import collect
 from runners.report.study import Row, Study
 from runners.runtime.job import fetch_numbers
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 
 NOT_RUN = "it has not been run"
+_CELL = ("series", "layers", "parameters", "bytes", "measure", "task")  # of a number in family.json
 
 
 class Origin(Protocol):
@@ -48,8 +52,8 @@ class Origin(Protocol):
     def study(self) -> Study:
         """What was measured, as the store holds it now."""
 
-    def measured(self, row: Row) -> Member | None:
-        """The member that a number is of; None for a baseline's."""
+    def measured(self, cell: Cell) -> Member | None:
+        """The member that a cell is of; None for a baseline's."""
 
 
 class FromRun:
@@ -89,12 +93,13 @@ class FromRun:
 
     def study(self) -> Study:
         record, inputs = self._numbers
-        made = {role: (self._whole.nodes[inputs[role]].task.kind, inputs[role]) for role in map(_input, record.cells)}
+        roles = [cell.input for cell in (*record.cells, *(record.deployed or ()))]
+        made = {role: (self._whole.nodes[inputs[role]].task.kind, inputs[role]) for role in roles}
         folders = fetch_numbers(self._store, self._store.records(set(made.values())))
         return collect(record, lambda role: folders.get(made[role], NOT_RUN))
 
-    def measured(self, row: Row) -> Member | None:
-        return self._members.get(self._whole.nodes[self._numbers[1][row.cell.input]].task.inputs["model"])
+    def measured(self, cell: Cell) -> Member | None:
+        return self._members.get(self._whole.nodes[self._numbers[1][cell.input]].task.inputs["model"])
 
     @cached_property
     def _numbers(self) -> tuple[Report, dict[str, str]]:
@@ -111,5 +116,55 @@ class FromRun:
         return {task: member for task, member in found.items() if task is not None}
 
 
-def _input(cell: Cell) -> str:
-    return cell.input
+def from_folder(place: str | os.PathLike[str]) -> "FromFolder":
+    """The family in a folder, or in a repository of the hub. Raises BoomspecError where there is none."""
+    if (folder := Path(place)).is_dir():
+        return FromFolder(folder, read_family_file(folder))
+    from runners.modeling.family_folder import fetch_family
+
+    name = os.fspath(place)
+    return FromFolder(*fetch_family(name), hub=name)
+
+
+class FromFolder:
+    """A family that `boomspec export --family` has written into a folder, here or on the hub."""
+
+    def __init__(self, folder: Path, file: FamilyFile, *, hub: str | None = None) -> None:
+        self._folder, self._file, self._hub = folder, file, hub
+        self.name, self.lineage = file.name, file.lineage
+
+    def shared(self, dtype: "torch.dtype | str | None") -> "modeling.Family":
+        from runners.modeling.family import Family, floating_dtype
+        from runners.modeling.family_folder import FolderWeights
+
+        return Family(self.lineage, FolderWeights(self._folder, self._file, floating_dtype(dtype), hub=self._hub))
+
+    def own(self, member: Member, dtype: "torch.dtype | str | None") -> "PreTrainedModel | None":
+        return None
+
+    def facts(self) -> ModelFacts:
+        return teacher_facts(self._folder, self._file, hub=self._hub)
+
+    def tokenizer(self) -> Any:
+        from runners.modeling.foreign_code import tokenizer_of
+
+        return tokenizer_of(self._folder)
+
+    def study(self) -> Study:
+        """The numbers in family.json."""
+        rows = [self._row(number) for number in self._file.results]
+        return Study([study.Trial("", {}, {row.cell: row.size for row in rows}, tuple(rows))], {})
+
+    def _row(self, number: dict[str, Any]) -> Row:
+        cell = Cell(**{name: number[name] for name in _CELL if name in number}, input=number.get("plan", ""))
+        value, stderr = float(number["value"]), number.get("stderr")
+        about = number.get("higher_is_better"), number.get("note", "")
+        place = study.Size(cell.layers), self._folder, "", number["of"], number["metric"]
+        return Row(cell, *place, value, stderr, *about)
+
+    def measured(self, cell: Cell) -> Member | None:
+        return self._members.get(cell.input)
+
+    @cached_property
+    def _members(self) -> dict[str, Member]:
+        return {layers_text(member.plan): member for member in (*self.lineage.members, self.lineage.trained)}

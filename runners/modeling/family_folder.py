@@ -52,13 +52,18 @@ def open_family_folder(folder: Path, *, dtype: Dtype = None) -> Family:
 def open_hub_family(name: str, *, revision: str | None = None, dtype: Dtype = None) -> Family:
     """The family in a repository of the hub: of its weights only the files that a size needs are fetched, when it is
     asked for. Raises BoomspecError where there is none."""
+    folder, file = fetch_family(name, revision)
+    return Family(file.lineage, FolderWeights(folder, file, floating_dtype(dtype), hub=name))
+
+
+def fetch_family(name: str, revision: str | None = None) -> tuple[Path, FamilyFile]:
+    """A repository of the hub without its weights, in a folder that is called as its commit, and its family.json."""
     folder = _fetched(name, revision, ignore_patterns=_NOT_WEIGHTS)
     if not (folder / FAMILY_FILE).is_file():
         message = f"'{name}' on the hub holds no {FAMILY_FILE}, so it is no family"
         hint = "a single model loads with transformers; a spec or a run is named by its path"
         raise BoomspecError(message, hint=hint)
-    file = read_family_file(folder)
-    return Family(file.lineage, FolderWeights(folder, file, floating_dtype(dtype), hub=name))
+    return folder, read_family_file(folder)
 
 
 def _fetched(name: str, revision: str | None, **patterns: Any) -> Path:

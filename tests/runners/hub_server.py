@@ -50,9 +50,10 @@ def hub_of(
                 if path == f"/api/models/{model}" or path.startswith(f"/api/models/{model}/"):
                     return self.model(model, folder, path)
                 commit = commit_of(model, path, f"/{model}/resolve/")
-                file = (versions or {}).get(commit, folder) / path.rsplit("/", 1)[1]
-                if path.startswith(f"/{model}/resolve/") and file.is_file():
-                    return self.file(file, commit)
+                if path.startswith(f"/{model}/resolve/"):
+                    file = (versions or {}).get(commit, folder) / path.split("/resolve/")[1].split("/", 1)[1]
+                    if file.is_file():
+                        return self.file(file, commit)
             for dataset in datasets:
                 if path == f"/api/datasets/{dataset}" or path.startswith(f"/api/datasets/{dataset}/revision/"):
                     commit = commit_of(dataset, path, "/revision/")
@@ -62,12 +63,13 @@ def hub_of(
         def model(self, model: str, folder: Path, path: str) -> None:
             commit = commit_of(model, path, "/revision/")
             folder = (versions or {}).get(commit, folder)
+            files = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
             if path.startswith(f"/api/models/{model}/tree/"):
-                files = [
-                    {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in folder.iterdir()
+                listed = [
+                    {"type": "file", "path": name, "size": f.stat().st_size, "oid": f.name} for name, f in files.items()
                 ]
-                return self.json(files)
-            siblings = [_sibling(file) for file in sorted(folder.iterdir())]
+                return self.json(listed)
+            siblings = [{"rfilename": name, **_sibling(file)} for name, file in files.items()]
             return self.json({"id": model, "sha": commit, "siblings": siblings})
 
         def file(self, path: Path, commit: str) -> None:
@@ -117,7 +119,7 @@ def hub_of(
 
 def _sibling(file: Path) -> dict[str, object]:
     """A file as the hub lists it when it is asked for blobs: large ones with their sha256."""
-    entry: dict[str, object] = {"rfilename": file.name, "size": file.stat().st_size, "blobId": _git_blob(file)}
+    entry: dict[str, object] = {"size": file.stat().st_size, "blobId": _git_blob(file)}
     if _is_large(file):
         entry["lfs"] = {"size": file.stat().st_size, "sha256": _blob(file), "pointerSize": 130}
     return entry

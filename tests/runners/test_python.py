@@ -9,6 +9,7 @@ import csv
 import doctest
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -30,22 +31,27 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.core.layers import layers_text, teacher_layers
 from boomspec.core.sizes import Lineage, Member
-from boomspec.core.tasks import Evaluate
+from boomspec.core.tasks import Cell, Evaluate
 from boomspec.models.facts import llama_config
 from boomspec.plan.run import Run
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore
 from runners.api.family import Family
 from runners.api.origin import FromRun
-from runners.api.results import Axis, pareto_frame
+from runners.api.results import Axis, axis_of, deployment_frame, pareto_frame
 from runners.api.sizes import html_table
 from runners.assembly.assemble import assemble
+from runners.cli.export import export
 from runners.modeling import family as modeling
 from runners.report.page import publish_run
+from runners.report.study import Row, Study, Text, Trial, Written
+from runners.report.study import Size as Place
 from tests.messages import wording
 from tests.runners.experiments import Experiments, Made
 from tests.runners.family import PROVENANCE, artifact, training
+from tests.runners.hub_server import hub
 
+ORDER = ["size", "series", "measure", "metric"]
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "python.md"
 TASK = "stdlib_continuation"
@@ -201,6 +207,43 @@ def test_a_run_is_found_by_its_spec_its_folder_and_its_name(clone, monkeypatch):
     assert frames[0].equals(frames[2])
 
 
+def test_a_family_in_one_folder_is_the_same_family(clone, family, tmp_path):
+    export(graph_of(clone), FolderStore(clone / "boomspec-store"), None, tmp_path / "family", shared=True)
+    read = boomspec.family(tmp_path / "family")
+    assert repr(read) == repr(family)
+    own, numbers = ([*frame.sort_values(ORDER).itertuples(index=False)] for frame in (read.results, family.results))
+    assert list(map(str, own)) == list(map(str, numbers))
+    assert [size.memory(100, 2) for size in read] == [size.memory(100, 2) for size in family]
+    axes = "memory", "held_out perplexity"
+    assert read.pareto(*axes).equals(family.pareto(*axes))
+    assert read.generate("def f(", max_tokens=9) == family.generate("def f(", max_tokens=9)
+    assert read.model(["s0", "t1"]).config.num_hidden_layers == 2
+    with torch.no_grad():
+        tokens_BT = torch.arange(12)[None]
+        model = boomspec.load(tmp_path / "family", "80%", dtype="float32")
+        assert torch.equal(model(tokens_BT).logits, family["80%"].model(tokens_BT).logits)
+
+
+def test_a_family_on_the_hub_is_read_as_far_as_it_is_needed(clone, family, tmp_path):
+    export(graph_of(clone), FolderStore(clone / "boomspec-store"), None, tmp_path / "family", shared=True)
+    code = """
+import sys, boomspec
+family = boomspec.family("maker/family")
+print(family["80%"].memory(100), family.pareto("memory", "held_out")["size"].tolist())
+print(family["student"].model.config.num_hidden_layers)
+"""
+    with hub("maker/family", tmp_path / "family") as (endpoint, log):
+        variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        command, environment = [sys.executable, "-c", code], {**os.environ, **variables}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    sizes = family.pareto("memory", "held_out")["size"].tolist()
+    assert done.stdout.splitlines() == [f"{family['80%'].memory(100)} {sizes}", "4"]
+    asked = [line for line in log if "/shards/" in line and line.startswith("GET")]
+    assert {line.split("/shards/")[1].split("-")[0] for line in asked if "bytes=" not in line} == {"student"}
+    assert any("/shards/teacher" in line and "bytes=" in line for line in asked)  # its header
+
+
 def test_sizes_are_found_by_number_slice_and_name(family):
     assert len(family) == 5
     assert [size.label for size in family] == [f"{n} layers" for n in range(4, 9)]
@@ -306,6 +349,44 @@ def test_sizes_that_no_other_beats_are_kept(gains):
     twin = Axis("acc", dict.fromkeys(labels, 1.0), higher=True)
     assert len(pareto_frame([twin], labels, sizes, every=False)) == 4  # equals do not beat each other
     assert len(pareto_frame([Axis("acc", {"1 layers": 1.0}, higher=True)], labels, sizes, every=False)) == 1
+
+
+def test_speed_and_texts_are_frames_and_speed_is_an_axis():
+    cells = [
+        Cell(series=series, layers=n, parameters=n, bytes=n, measure=measure, input=f"{series} {n}/{measure}")
+        for series, n in (("student", 1), ("teacher", 2), ("naive_pruning", 1))
+        for measure in ("speed", "texts")
+    ]
+    fast = [cell for cell in cells if cell.measure == "speed"]
+
+    def speeds(*machines: str) -> tuple[Row, ...]:
+        numbers = zip(fast, (9.0, 3.0, 10.0), machines, strict=True)
+        return tuple(
+            Row(cell, Place(cell.layers), Path(), machine, "speed", "decode_tokens_per_second", value, None, True)
+            for cell, value, machine in numbers
+        )
+
+    written = Written(cells[1], Place(1), False, (Text("p", 0, "text", 2, True),))
+
+    def study(*machines: str) -> Study:
+        return Study([Trial("", {}, {c: Place(c.layers) for c in cells}, (), (), speeds(*machines), (written,))], {})
+
+    def label(cell: Cell) -> str:
+        return f"{cell.layers} layers"
+
+    one = study("cpu", "cpu", "cpu")
+    frame = deployment_frame(one, "deployment", label)
+    assert list(frame["size"]) == ["1 layers", "2 layers", "1 layers"]
+    assert list(frame["value"]) == [9.0, 3.0, 10.0]
+    assert deployment_frame(one, "texts", label)[["size", "prompt", "text"]].values.tolist() == [
+        ["1 layers", "p", "text"]
+    ]
+    for name in ("decode_tokens_per_second", "speed decode_tokens_per_second"):
+        axis = axis_of(one, name, label)
+        assert (axis.values, axis.higher) == ({"1 layers": 9.0, "2 layers": 3.0}, True)
+    with pytest.raises(BoomspecError, match=wording("python.two_machines")):
+        axis_of(study("cpu", "gpu", "cpu"), "decode_tokens_per_second", label)
+    assert deployment_frame(Study([], {}), "texts", label).empty
 
 
 def test_one_experiment_of_several_has_its_own_results(tmp_path):
