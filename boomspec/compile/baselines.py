@@ -8,11 +8,11 @@ from boomspec.compile import records
 from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
 from boomspec.compile.cross_patching import cross_patching
-from boomspec.compile.distillations import add_distillation
 from boomspec.compile.dropping import contiguous_drop, linear_patch
 from boomspec.compile.family import EvaluatedModel, ResolvedFamily, pruned
 from boomspec.compile.interpolation import add_size
 from boomspec.compile.loss_checks import check_balance
+from boomspec.compile.phases import add_distillation
 from boomspec.compile.places import errors_at
 from boomspec.compile.schemes import add_generations, text_of
 from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers

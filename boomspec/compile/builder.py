@@ -56,6 +56,7 @@ class Builder:
     text_names: dict[str, str] = field(default_factory=dict)  # of the sources that are text, by id
     kept: tuple[int, ...] | None = None  # None while a search has to find the layers
     trainings: dict[str, str] = field(default_factory=dict)  # those that have curves, by label
+    phases: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # of these: names and tasks
     family: ResolvedFamily | None = None
     lineage: Lineage | None = None
     products: tuple[str, ...] = ()

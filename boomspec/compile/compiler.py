@@ -37,7 +37,8 @@ from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import canonical_plain
 from boomspec.core.layers import student_layers
 from boomspec.core.sizes import Lineage
-from boomspec.core.tasks import Cell, Compared, Comparison, Evaluate, LmEval, Report, Transfer
+from boomspec.core.tasks import Cell, Compared, Comparison, Distill, Evaluate, LmEval, Report, Transfer
+from boomspec.core.tasks.report import Begun
 from boomspec.models.facts import ModelFacts
 from boomspec.models.fit import plan_entries
 from boomspec.spec.problems import for_each
@@ -159,10 +160,10 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
             inner = add_interpolated(build, family, build.student, "interpolated")
             teacher = EvaluatedModel("teacher", "teacher", family.members[-1], build.teacher)
             student = EvaluatedModel("student", "student", family.student, build.student)
-            models = [teacher, student, *inner, *baselines(build, family)]
+            models = [teacher, student, *_after_phases(build, family), *inner, *baselines(build, family)]
             if not build.pending:
                 _add_numbers(build, models)
-                add_deployed(build, models)
+                add_deployed(build, [model for model in models if model.phase is None])  # of the student's shape
                 build.products = tuple(model.task for model in inner if model.task in build.nodes)
                 fitted = file.spec.interpolate.seam is not None
                 trained = (family.student, family.every, family.rest, fitted)
@@ -244,6 +245,12 @@ def _add_student(
     return facts
 
 
+def _after_phases(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
+    """The student after each phase but the last, which leaves the student itself."""
+    made = build.phases.get("student", [])[:-1]
+    return [EvaluatedModel("phase", f"student after phase {name}", family.student, task, name) for name, task in made]
+
+
 def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
     evaluations = records.evaluations(build.file)
     reads = [{"tasks": build.source(source)} if source else {"tokens": build.tokens} for _, _, source in evaluations]
@@ -266,6 +273,7 @@ def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
             measure=measure,
             input=f"{model.label}/{measure}",
             task=task if task != measure else None,
+            phase=model.phase,
         )
 
     build.cells = build.file.once(
@@ -286,7 +294,15 @@ def _report(build: Builder) -> str:
     student = build.nodes.get(build.student)
     if student is not None and isinstance(student.task.record, Transfer):
         shown["transfer"], inputs["transfer"] = "transfer", build.student
+    if marks := {label: begun for label in build.trainings if (begun := _begun(build, label))}:
+        shown["phases"] = marks
     return build.add("report", Report(cells=build.cells, **shown), inputs)
+
+
+def _begun(build: Builder, label: str) -> tuple[Begun, ...]:
+    """Where each phase of a training has begun; nothing of one without phases."""
+    records_of = [(name, build.nodes[task].task.record) for name, task in build.phases.get(label, ())]
+    return tuple(Begun(name=name, step=of.steps.start) for name, of in records_of if isinstance(of, Distill))
 
 
 def _comparison(builds: Sequence[Builder]) -> Node:

@@ -7,8 +7,8 @@ The run never has layer 0, which reads the embedding.
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
-from boomspec.compile.distillations import add_distillation
 from boomspec.compile.family import EvaluatedModel, ResolvedFamily, pruned
+from boomspec.compile.phases import add_distillation
 from boomspec.compile.places import errors_at
 from boomspec.compile.schemes import text_of
 from boomspec.core.layers import STUDENT, TEACHER, Layer, LayerPlan, teacher_layers
@@ -32,7 +32,7 @@ def contiguous_drop(build: Builder, family: ResolvedFamily, section: ContiguousD
             kept = tuple(layer.index for layer in plan)
             record = records.distill(build.resolved, kept, losses=Losses(kl=KL(weight=1.0)), tokens=section.tokens)
             inputs = {"teacher": build.teacher, **text_of(build)}
-            task = add_distillation(build, f"distill contiguous_drop {size}", record, inputs)
+            task = add_distillation(build, f"distill contiguous_drop {size}", record, inputs, in_phases=False)
             models.append(EvaluatedModel("contiguous_distilled", f"contiguous_distilled {size}", shape, task))
     return models
 

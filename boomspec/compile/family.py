@@ -52,6 +52,7 @@ class EvaluatedModel(NamedTuple):
     label: str
     member: Member
     task: str
+    phase: str | None = None  # of the series "phase": the name of the phase that its student has ended
 
 
 @memoized_for("teacher", "student", "interpolate")

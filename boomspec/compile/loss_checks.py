@@ -37,16 +37,18 @@ def _unbalanced(file: SpecFile, teacher: ModelFacts, kept: tuple[int, ...]) -> I
         return
     if isinstance(file.spec.student.keep, KeepChoice):  # not known yet
         return
+    losses, first = distill.losses_of_phases[0], (distill.phases or (None,))[0]
+    place: Location = ("distill",) if first is None or first.losses is None else ("distill", "phases", 0)
     starts = zip((*kept[1:], teacher.count), range(1, len(kept) + 1), strict=True)
     equal = next((i for i, (block_end, own_end) in enumerate(starts) if block_end != own_end), len(kept))
-    for kind, term in distill.losses.terms().items():
+    for kind, term in losses.terms().items():
         with suppress(ValueError):  # no such layer: a problem of its own
             if isinstance(term, PairLoss) and max(term.layers(len(kept))) < equal:
                 message = (
                     f"{kind} is 0 at step 0 for a student of {len(kept)} layers, whose first {equal} are the teacher's "
                     "first: no weight makes it as large as the others"
                 )
-                yield file.problem(("distill", "losses", kind, "pairs"), message, "higher layers, or no balance")
+                yield file.problem((*place, "losses", kind, "pairs"), message, "higher layers, or no balance")
 
 
 def check_outputs(file: SpecFile, teacher: ModelFacts) -> None:
@@ -66,6 +68,9 @@ def _problems(file: SpecFile, teacher: ModelFacts, layers: int) -> Iterator[Prob
     sections: dict[Location, Losses] = {("distill",): file.spec.distill.losses}
     if blockwise is not None and blockwise.polish is not None:
         sections["distill", "blockwise", "polish"] = blockwise.polish.losses
+    for i, phase in enumerate(file.spec.distill.phases or ()):
+        if phase.losses is not None:
+            sections["distill", "phases", i] = phase.losses
     for section, losses in sections.items():
         for kind, term in losses.terms().items():
             if isinstance(term, PairLoss):

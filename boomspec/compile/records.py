@@ -131,13 +131,13 @@ def _stored(section: DistillSpec) -> tasks.TopTokens | tasks.Samples | None:
 
 
 def teacher_outputs(training: tasks.Distill) -> tasks.TeacherOutputs:
-    """What is stored for a training: a function of which tokens it sees."""
+    """What is stored for a training: a function of which tokens it sees, and phases before it on the same text."""
     recipe = training.recipe
     assert training.teacher_outputs is not None
     return tasks.TeacherOutputs(
         stored=training.teacher_outputs,
         seed=recipe.seed,
-        rows=recipe.steps * recipe.sequences,
+        rows=(training.steps.stop + training.draws) * recipe.sequences,
         sequence_length=recipe.sequence_length,
         precision=recipe.precision,
         determinism=training.determinism,

@@ -23,12 +23,12 @@ from boomspec.core.layers import ORDERS, TEACHER, Layer, blocks, family_of_sets,
 from boomspec.core.losses import LOSSES, StateLoss
 from boomspec.core.sizes import compact_plan
 from boomspec.core.task_data import DATA, TASKS
-from boomspec.spec.sections.baselines import TRAINED, BaselineItem
+from boomspec.spec.sections.baselines import IN_PHASES, TRAINED, BaselineItem
 from boomspec.spec.sections.data import DataSpec, SourceSpec
 from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.training import FaithfulSpec, OptimizerSpec, ScheduleSpec, block_losses
+from boomspec.spec.sections.training import DistillSpec, FaithfulSpec, OptimizerSpec, ScheduleSpec, block_losses
 from boomspec.spec.spec_file import Spec
 
 S = TypeVar("S", bound=BaseModel)
@@ -146,12 +146,20 @@ def complete(spec: Spec) -> Spec:
                 polish = polish.model_copy(update={"losses": polish_losses})
                 blockwise = blockwise.model_copy(update={"polish": polish})
         losses = losses.each(lambda term: term.completed(train_embedding=trains, balanced=balanced))
+        phases = distill.phases
+        if phases is not None:
+            own_losses = [
+                phase.losses and phase.losses.each(lambda t: t.completed(train_embedding=trains, balanced=balanced))
+                for phase in phases
+            ]
+            completed = zip(phases, own_losses, strict=True)
+            phases = tuple(phase.model_copy(update={"losses": losses}) for phase, losses in completed)
         outputs = distill.teacher_outputs
         if outputs is not None and outputs.samples is not None:
             outputs = _filled(outputs, temperature=1.0)
-        own = {"losses": losses, "teacher_outputs": outputs, "blockwise": blockwise}
+        own = {"losses": losses, "teacher_outputs": outputs, "blockwise": blockwise, "phases": phases}
         changes["distill"] = _filled(distill.model_copy(update=own), faithful=FaithfulSpec())
-        changes["baselines"] = tuple(_completed(item, spec.seed, distill.tokens) for item in spec.baselines)
+        changes["baselines"] = tuple(_completed(item, spec.seed, distill) for item in spec.baselines)
     return spec.model_copy(update=changes)
 
 
@@ -163,14 +171,17 @@ def _text_defaults(text: SourceSpec, data: DataSpec) -> dict[str, Any]:
     }
 
 
-def _completed(item: BaselineItem, seed: int, tokens: int) -> BaselineItem:
-    """A baseline with the seed and the tokens of its training."""
+def _completed(item: BaselineItem, seed: int, distill: DistillSpec) -> BaselineItem:
+    """A baseline with the seed and the tokens of its training; one in phases has those of the phases."""
     found: dict[str, Any] = {kind: control for kind in TRAINED if (control := getattr(item, kind)) is not None}
     if (run := item.contiguous_drop) is not None and not run.distilled:
         found = {}
     if item.cross_patching is not None:
         found["cross_patching"] = _filled(item.cross_patching, seed=(seed + 1) % 2**32)
-    return item.model_copy(update={kind: _filled(control, tokens=tokens) for kind, control in found.items()})
+    for kind, control in found.items():
+        if distill.phases is None or kind not in IN_PHASES:
+            found[kind] = _filled(control, tokens=distill.all_tokens)
+    return item.model_copy(update=found)
 
 
 def _filled(section: S, **defaults: Any) -> S:

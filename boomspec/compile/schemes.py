@@ -13,9 +13,9 @@ from boomspec.compile import records
 from boomspec.compile.assistants import assistants
 from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
-from boomspec.compile.distillations import add_distillation
 from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family, trained_plans
 from boomspec.compile.interpolation import add_size
+from boomspec.compile.phases import add_distillation
 from boomspec.core.tasks import Patched
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.spec_file import SpecFile

@@ -19,12 +19,18 @@ from boomspec.spec.yaml_reader import Location
 
 _SEARCHED = KeepChoice | OrderSearch | SeamSpec | ShortGPT | LaCoSpec | DroppedRun
 _Trained = tuple[Training, Location, int, Location]  # its section and its tokens, each with its place
+_PHASES: Location = ("distill", "phases")
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
 
 def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
-    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
-    sequences, steps = _sequences_and_steps(training, sequence_length, tokens or training.tokens)
+    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one.
+
+    `tokens`: where they are not those of the section. Of phases the steps are those of all.
+    """
+    sequences, steps = _sequences_and_steps(training, sequence_length, tokens or training.all_tokens)
+    if tokens is None and isinstance(training, DistillSpec) and training.phases is not None:
+        steps = sum(steps_of_phases(training, sequence_length))
     schedule, warmup = training.schedule, min(steps, training.schedule.warmup.of(steps))
     return Recipe(
         seed=seed,
@@ -37,21 +43,27 @@ def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int |
     )
 
 
+def steps_of_phases(distill: DistillSpec, sequence_length: int) -> tuple[int, ...]:
+    """Of each phase; none where there are no phases."""
+    phases = distill.phases or ()
+    return tuple(_sequences_and_steps(distill, sequence_length, phase.tokens)[1] for phase in phases)
+
+
 def _trainings(spec: Spec) -> Iterator[_Trained]:
     if (pretrain := spec.teacher.pretrain) is not None:
-        yield pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens")
+        yield pretrain, ("teacher", "pretrain"), pretrain.all_tokens, ("teacher", "pretrain", "tokens")
     if (distill := spec.distill) is not None:
-        yield distill, ("distill",), distill.tokens, ("distill", "tokens")
+        yield distill, ("distill",), distill.all_tokens, _PHASES if distill.phases else ("distill", "tokens")
         if distill.blockwise is not None and distill.blockwise.polish is not None:
             polish = distill.polish_training
-            yield polish, ("distill",), polish.tokens, ("distill", "blockwise", "polish", "tokens")
+            yield polish, ("distill",), polish.all_tokens, ("distill", "blockwise", "polish", "tokens")
         for i, assistant in enumerate(distill.assistants or ()):
-            if assistant.tokens not in (None, distill.tokens):
+            if assistant.tokens not in (None, distill.all_tokens):
                 yield distill, ("distill",), assistant.tokens, ("distill", "assistants", i, "tokens")
         for i, item in enumerate(spec.baselines):
             for kind in TRAINED:
                 control = getattr(item, kind)
-                if control is not None and control.tokens not in (None, distill.tokens):
+                if control is not None and control.tokens not in (None, distill.all_tokens):
                     yield distill, ("distill",), control.tokens, ("baselines", i, kind, "tokens")
 
 
@@ -59,6 +71,13 @@ def _sequences_and_steps(training: Training, sequence_length: int, tokens: int) 
     """Sequences of one step, and steps, for so many tokens in all."""
     sequences = max(1, round(training.batch_tokens / sequence_length))
     return sequences, max(1, round(tokens / (sequences * sequence_length)))
+
+
+def _steps(training: _Trained, sequence_length: int) -> int:
+    section, _, tokens, length = training
+    if length == _PHASES and isinstance(section, DistillSpec):
+        return sum(steps_of_phases(section, sequence_length))
+    return _sequences_and_steps(section, sequence_length, tokens)[1]
 
 
 def training_problems(file: SpecFile) -> Iterator[Problem]:
@@ -88,6 +107,12 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
     for training in _trainings(file.spec):
         if (problem := _schedule_problem(training, length)) is not None:
             yield file.problem(*problem)
+        elif training[-1] == _PHASES and distill is not None:
+            for i, phase in enumerate(distill.phases or ()):
+                if phase.tokens < distill.batch_tokens:
+                    short = f"{phase.tokens:,} tokens are less than one step of batch_tokens"
+                    hint = "a longer phase, or a smaller batch"
+                    yield file.problem((*_PHASES, i, "tokens"), f"{short} ({distill.batch_tokens:,})", hint)
     yield from _weight_problems(file, length)
     for name, text in data.texts.items():
         at = place_of_text(name)
@@ -101,19 +126,24 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
 
 def _weight_problems(file: SpecFile, sequence_length: int) -> Iterator[Problem]:
     """Courses of weights that are longer than a training that has them: the section's, its polish's, a baseline's."""
-    for section, place, tokens, length in _trainings(file.spec):
+    for training in _trainings(file.spec):
+        section, place, _, length = training
         if not isinstance(section, DistillSpec):
             continue
-        _, steps = _sequences_and_steps(section, sequence_length, tokens)
-        polish = ("distill", "blockwise", "polish")
+        steps, polish = _steps(training, sequence_length), ("distill", "blockwise", "polish")
         owner = polish if length[:-1] == polish else place
-        for kind, term in section.losses.terms().items():
-            if isinstance(term.weight, WeightCourse) and (over := term.weight.over.of(steps)) > steps:
-                where = (*owner, "losses", kind, "weight", "over") if length[:-1] == owner else length
-                course = "a course" if where != length else f"for the weight of {kind} a course"
-                message = f"{course} of {over:,} steps is longer than the training of {steps:,}"
-                hint = "a share such as 50% follows the length of the training"
-                yield file.problem(where, message, hint)
+        owners = [(owner, section.losses)]
+        if length == _PHASES:  # each with losses of its own, where it has any
+            given = enumerate(section.phases or ())
+            owners += [((*_PHASES, i), phase.losses) for i, phase in given if phase.losses is not None]
+        for of, losses in owners:
+            for kind, term in losses.terms().items():
+                if isinstance(term.weight, WeightCourse) and (over := term.weight.over.of(steps)) > steps:
+                    where = (*of, "losses", kind, "weight", "over") if length[:-1] == owner else length
+                    course = "a course" if where != length else f"for the weight of {kind} a course"
+                    message = f"{course} of {over:,} steps is longer than the training of {steps:,}"
+                    hint = "a share such as 50% follows the length of the training"
+                    yield file.problem(where, message, hint)
 
 
 def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Location, str, str] | None:
@@ -123,11 +153,10 @@ def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Locatio
     if own and batch < sequence_length:
         message = f"{batch:,} tokens are less than one sequence ({sequence_length:,})"
         return (*place, "batch_tokens"), message, f"give at least data.sequence_length: {sequence_length}"
-    if tokens < batch:
+    if tokens < batch and length != _PHASES:  # else each phase is complained about
         message = f"{tokens:,} tokens are less than one step of batch_tokens ({batch:,})"
         return length, message, "train longer, or with a smaller batch"
-    _, steps = _sequences_and_steps(section, sequence_length, tokens)
-    schedule = section.schedule
+    schedule, steps = section.schedule, _steps(training, sequence_length)
     warmup = schedule.warmup.of(steps)
     if warmup > steps:
         message = f"the warm-up of {warmup:,} steps is longer than the training of {steps:,}"
@@ -148,7 +177,8 @@ def _tokens_needed(spec: Spec) -> str:
     searches = (spec.student.keep, spec.interpolate.order, spec.interpolate.seam, *kinds)
     read = [s.calibration.sequences * length for s in searches if isinstance(s, _SEARCHED)]
     for section, _, tokens, place in _trainings(spec):
-        sequences, steps = _sequences_and_steps(section, length, tokens)
+        sequences, _ = _sequences_and_steps(section, length, tokens)
+        steps = _steps((section, (), tokens, place), length)
         # A polish begins where the blocks have ended.
         passed = read[-1] if place[:3] == ("distill", "blockwise", "polish") else 0
         read.append(passed + steps * sequences * length)

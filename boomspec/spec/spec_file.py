@@ -17,7 +17,7 @@ from boomspec.core.graph import NAME
 from boomspec.core.tasks.record import Algorithms
 from boomspec.core.types import Number, Strict, about
 from boomspec.spec.document import Document
-from boomspec.spec.sections.baselines import Baselines
+from boomspec.spec.sections.baselines import IN_PHASES, Baselines
 from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.sections.evaluation import EvaluateSpec
 from boomspec.spec.sections.execution import DistillResources, ExecutionSpec
@@ -147,6 +147,10 @@ class Spec(Strict):
             if run is not None and run.distilled and self.distill is None:
                 hint = "write {contiguous_drop: {distilled: false}}"
                 raise FieldError("needs a `distill` section: it is trained", hint=hint, at=("baselines", i))
+            for kind in IN_PHASES if self.distill is not None and self.distill.phases is not None else ():
+                if getattr(item, kind) is not None and getattr(item, kind).tokens is not None:
+                    message = "it is trained in the phases of the student, which say how long that takes"
+                    raise FieldError(message, hint="remove this", at=("baselines", i, kind, "tokens"))
             if self.distill is None and (item.random_init or item.standard_distillation or cross):
                 raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
         if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:

@@ -4,7 +4,8 @@ Evaluations of one family by one measure do: layers of teacher and student are i
 for all sizes that begin with the same layers. Other students of the same teacher, such as one of random weights, take
 part. Text that is generated shares nothing, and is left to as many workers as there are.
 
-Distillations of one teacher on the same batches share its forward pass, where the spec allows a cohort.
+Distillations of one teacher on the same batches share its forward pass, where the spec allows a cohort. So do phases
+of them, each of which goes on from the phase before it.
 
 The result of each is the same as alone, and an artifact of its own.
 """
@@ -21,6 +22,7 @@ from boomspec.core.identity import canonical_plain
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, student_layers
 from boomspec.core.tasks import Baseline, Distill, Evaluate, Interpolate, JoinBlocks, Record, Transfer
 from boomspec.core.tasks.models import Subset
+from boomspec.core.tasks.training import BEFORE
 
 _STUDENTS = 4  # of one teacher that are measured together: they share little
 _HEAD = 2  # layers that cost as much as the head and the scores of one size, about
@@ -90,10 +92,9 @@ def sharing(graph: TaskGraph, task_ids: Iterable[str], *, has: Callable[[str], b
             and (node.execution.training or TrainingOptions()).cohort not in (None, 1)
         ):
             recipe, padding = record.recipe, record.faithful is not None and record.faithful.padding
-            batches = recipe.seed, recipe.sequences, recipe.sequence_length, padding
-            groups[batches, recipe.precision, record.determinism, canonical_plain(task.inputs), execution].append(
-                task_id
-            )
+            batches = recipe.seed, recipe.sequences, recipe.sequence_length, padding, record.draws
+            read = {role: given for role, given in task.inputs.items() if role != BEFORE}  # each goes on from its own
+            groups[batches, recipe.precision, record.determinism, canonical_plain(read), execution].append(task_id)
     found: dict[str, Hashable] = {}
     for key, ids in groups.items():
         fits = _room(graph, ids, memory)

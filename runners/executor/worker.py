@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError, describe, first_line
+from boomspec.core.tasks.training import BEFORE
 from boomspec.store import Store, Workspace, open_store
 from boomspec.store.made_of import content_key, publish_equal
 from runners.cluster.store_check import UnreachedError, opened
@@ -205,7 +206,8 @@ def _compute(claimed: Sequence[_Claimed], store: Store, threads: int, started: f
 def _inputs(jobs: Sequence[Job], progress: Progress) -> tuple[dict[str, Input], dict[str, PlannedLayers]]:
     """What the jobs read, in files of this machine, and for each that is measured as layers whose these are.
 
-    Students of several jobs have roles of their own: "student", "student 2", ...
+    Students of several jobs have roles of their own: "student", "student 2", ...; so have the phases that these go on
+    from.
     """
     first, store = jobs[0], open_store(jobs[0].reads, report=progress.note)
     if len(jobs) == 1:
@@ -215,6 +217,7 @@ def _inputs(jobs: Sequence[Job], progress: Progress) -> tuple[dict[str, Input], 
     read, kinds, layers = dict[str, Input](), dict[str, str](), dict[str, PlannedLayers]()
     for job in jobs:
         own = {role: given for role, given in job.inputs.items() if role != "model" or job.plan is None}
+        own = {_own_role(role, given): given for role, given in own.items()}
         read |= own | {roles.get(given.id, role): given for role, given in job.owners.items()}
         kinds |= job.input_kinds
         if job.plan is not None:
@@ -224,13 +227,19 @@ def _inputs(jobs: Sequence[Job], progress: Progress) -> tuple[dict[str, Input], 
     return replace(first, inputs=read, input_kinds=kinds).fetched(store), layers
 
 
+def _own_role(role: str, given: Input) -> str:
+    """What an input is called among those of several jobs: the phase before, which each has for itself, by its id."""
+    return f"{role} {given.id}" if role == BEFORE else role
+
+
 def _context(
     one: _Claimed, workspace: Workspace, inputs: dict[str, Input], store: Store, layers: PlannedLayers | None
 ) -> Context[Any]:
     job = one.job
+    before = {role: inputs[own] for role, given in job.inputs.items() if (own := _own_role(role, given)) in inputs}
     return Context(
         job.node.task.record,
-        inputs,
+        {**inputs, **before},
         workspace.path,
         workspace.resume,
         remote_checkpoints(store, job.node, one.progress),

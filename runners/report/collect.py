@@ -18,7 +18,7 @@ from boomspec.core.files import read_json
 from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
 from boomspec.core.tasks.transfer import DELTAS
-from runners.report.loss_terms import terms_at_start
+from runners.report.loss_terms import first_step, terms_at_start
 from runners.report.study import (
     SEED,
     SERIES,
@@ -57,10 +57,11 @@ def collect(record: Report | Comparison, find: Find) -> Study:
     curves = []
     for label, folder in trainings:
         steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        params = read_json(folder / "artifact.json")["task"]["params"]
-        terms = tuple(terms_at_start(label, params, steps[0])) if steps else ()
+        params, begun = read_json(folder / "artifact.json")["task"]["params"], (record.phases or {}).get(label, ())
+        called = f"{label}, phase {begun[-1].name}" if begun else label
+        terms = tuple(terms_at_start(called, params, steps[first_step(params)])) if steps else ()
         pairs = read_json(folder / "similarity.json")["pairs"] if (folder / "similarity.json").exists() else ()
-        curves.append(TrainingCurves(label, tuple(steps), tuple(pairs), terms))
+        curves.append(TrainingCurves(label, tuple(steps), tuple(pairs), terms, begun))
     tried = []
     for label, content in ((label, read_json(folder / "search.json")) for label, folder in searches):
         if "sets" in content:  # else it chose layers

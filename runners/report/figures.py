@@ -53,12 +53,14 @@ LOOKS = {
         "contiguous_distilled": (GREEN, "left", DASHED, 1.4),
         "linear_patch": (ORANGE, "right", DOTTED, 1.4),
         "cross_patching": (PINK, "diamond", DOTTED, 0.0),
+        "phase": (BLUE, "diamond", DOTTED, 0.0),
         "standard_distillation": (GREEN, "down", (1, 0), 1.4),
         "naive_pruning": (ORANGE, "square", DASHED, 1.4),
         "interpolated": (BLUE, "circle", (1, 0), 2.4),  # the last is drawn over the others
     }.items()
 }
 _NOT_THE_TEACHER = (
+    "phase",
     "standard_distillation",
     "random_init",
     "contiguous_distilled",

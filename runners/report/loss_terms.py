@@ -1,4 +1,4 @@
-"""How large each term of a loss was at the first step of its training: without and with its weight."""
+"""How large each term of a loss was at the first step of its training, or its phase: without and with its weight."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,8 +9,13 @@ from boomspec.core.losses.weight import COLUMN
 TERM = ("training", "term", "unit", "value", "weight", "weighted", "share")
 
 
+def first_step(params: Mapping[str, Any]) -> int:
+    """The first step of a training, from the parameters of its task; its metrics have those of earlier phases, too."""
+    return int((params.get("phase") or {}).get("first", 0))
+
+
 def terms_at_start(training: str, params: Mapping[str, Any], row: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """The terms of a training, from the parameters of its task and the first row of its metrics, as `TERM`.
+    """The terms of a training, from the parameters of its task and the row of its first step, as `TERM`.
 
     share: of the sum of all weighted terms, which is the loss.
     """

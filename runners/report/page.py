@@ -29,7 +29,7 @@ from runners.report.findings import findings, outcome
 from runners.report.format import count, number, signed, size
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.run_notes import Notes, notes_of, why
-from runners.report.study import MOST_IN_RANGE, SERIES, Study
+from runners.report.study import MOST_IN_RANGE, SERIES, Study, series_name
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
 from runners.report.vega import FORMATS, library, library_version, write_figure
 from runners.runtime.job import fetch_numbers
@@ -43,7 +43,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-TEMPLATES.filters |= {"number": number, "signed": signed, "count": count, "size": size}
+TEMPLATES.filters |= {"number": number, "signed": signed, "count": count, "size": size, "model": series_name}
 PAGE = "report.html"
 _MOST_EMBEDDED = 2_000_000  # characters of one download; a page with more is slow to open
 _MOST_MISSING = 200

@@ -17,6 +17,7 @@ from runners.report.chart import (
     Figure,
     Looks,
     Panel,
+    Spec,
     bottom,
     hover,
     layer,
@@ -24,6 +25,7 @@ from runners.report.chart import (
     points,
     quantity,
     reach,
+    text,
     upright,
 )
 from runners.report.format import number
@@ -34,8 +36,10 @@ _MOST_POINTS = 500  # of a loss curve; longer ones are averaged in bins
 
 
 def training_figure(training: TrainingCurves, *, width: int = WIDTH) -> Figure:
-    """The loss of every step, each term in its own panel (they have different scales)."""
-    terms = [name for name in training.steps[0] if name not in _NOT_LOSSES]
+    """The loss of every step, each term in its own panel (they have different scales); lines where phases begin."""
+    terms = [
+        name for name in dict.fromkeys(name for step in training.steps for name in step) if name not in _NOT_LOSSES
+    ]
     terms = terms[1:] if len(terms) == 2 else terms  # the loss of one term is that term
     return Figure(tuple(_term(training, term, len(terms)) for term in terms), columns=2, width=width, height=130)
 
@@ -56,13 +60,15 @@ def _term(training: TrainingCurves, term: str, terms: int) -> Panel:
     said = [{**row, "step": f"{row['x']:g}", "value": number(row["y"]), "smooth": number(row["mean"])} for row in rows]
     color = INK if term == "loss" else BLUE
     low, high = reach([row["y"] for row in rows])
-    x = quantity("x", *reach([row["x"] for row in rows], 0.0), bottom("step", tickCount=5))
+    ends = [row["x"] for row in rows] if len(training.phases) < 2 else [step["step"] for step in training.steps]
+    x = quantity("x", *reach(ends, 0.0), bottom("step", tickCount=5))
     y = upright(low, high, tickCount=4)
     faint = {"type": "line", "color": color, "opacity": 0.35, "strokeWidth": 0.8}
     mean = {"type": "line", "color": color, "strokeWidth": 2}
     layers = (
         layer(faint, rows, {"x": x, "y": y}),
         layer(mean, rows, {"x": x, "y": {**y, "field": "mean"}}),
+        *_borders(training, x, high, y),
         hover(said, x, y, step="step", value="value", smooth="running mean"),
     )
     if loss := LOSSES.get(term):
@@ -70,6 +76,16 @@ def _term(training: TrainingCurves, term: str, terms: int) -> Panel:
     else:
         title, unit = ("loss (weighted sum)" if term == "loss" and terms > 1 else _title(term)), ""
     return Panel(layers, title, unit)
+
+
+def _borders(training: TrainingCurves, x: Spec, high: float, y: Spec) -> tuple[Spec, ...]:
+    """A line where each phase but the first begins, with its name at the top."""
+    rows = [{"x": phase.step, "y": high, "text": phase.name} for phase in training.phases[1:]]
+    if not rows:
+        return ()
+    line = {"type": "rule", "color": INK, "opacity": 0.5, "strokeDash": list(DOTTED)}
+    named = text(rows, x, y, {"color": {"value": INK}}, align="left", baseline="top", dx=3, fontSize=10)
+    return layer(line, rows, {"x": x}), named
 
 
 def _short(value: float) -> float:

@@ -14,7 +14,7 @@ from boomspec.core.tasks import Tokenize
 from boomspec.models.trust import warnings
 from boomspec.store import Store
 from runners.report.format import size
-from runners.report.loss_terms import terms_at_start
+from runners.report.loss_terms import first_step, terms_at_start
 from runners.report.study import BASE, VARIANT
 
 _MOST_TASKS = 500  # listed one by one
@@ -121,9 +121,12 @@ def _terms(graph: TaskGraph, store: Store, made: Container[str]) -> Iterator[dic
     """The terms of the losses of a graph's trainings at their first step."""
     for node in graph.nodes.values():
         if node.task.record.trains and node.id in made:
-            first, _, _ = store.read(node.task.kind, node.id, "metrics.jsonl", most=_FIRST_ROW).partition(b"\n")
-            if first:
-                yield from terms_at_start(node.name, node.task.record.to_json(), json.loads(first))
+            params = node.task.record.to_json()
+            number = first_step(params)
+            rows = store.read(node.task.kind, node.id, "metrics.jsonl", most=None if number else _FIRST_ROW)
+            first = rows.split(b"\n", number + 1)[number : number + 1]
+            if first and first[0]:
+                yield from terms_at_start(node.name, params, json.loads(first[0]))
 
 
 def _distinct(values: Iterable[Any]) -> str:

@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 
 from boomspec.core.tasks import Cell
+from boomspec.core.tasks.report import Begun
 from runners.runtime.statistics import deviation
 
 SERIES = {  # in the order in which they are shown
     "student": "student",
+    "phase": "student after a phase",
     "interpolated": "interpolated",
     "teacher": "teacher",
     "naive_pruning": "naive pruning",
@@ -89,7 +91,7 @@ class Missing:
     @property
     def name(self) -> str:
         metrics = f" {', '.join(self.metrics)}" if self.metrics else ""
-        return f"{SERIES[self.cell.series]}, {self.cell.layers} layers, {self.measure}{metrics}"
+        return f"{series_name(self.cell)}, {self.cell.layers} layers, {self.measure}{metrics}"
 
     def concerns(self, measure: str, metric: str) -> bool:
         return self.measure == measure and (not self.metrics or metric in self.metrics)
@@ -124,13 +126,15 @@ class Written:
 class TrainingCurves:
     """`steps` as logged; `pairs`: cosine similarity of aligned states before and after (distillation only).
 
-    `terms`: of the loss at the first step (`runners.report.loss_terms`).
+    `terms`: of the loss at the first step (`runners.report.loss_terms`). `phases`: where each has begun; of a training
+    in one piece none.
     """
 
     label: str
     steps: tuple[dict[str, float], ...]
     pairs: tuple[dict[str, Any], ...] = ()
     terms: tuple[dict[str, Any], ...] = ()
+    phases: tuple[Begun, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -311,6 +315,11 @@ class Study:
     def _wanted_reference(self, group: Group) -> Group | None:
         axes = {**group.axes, VARIANT: BASE} if VARIANT in group.axes else self.groups[0].axes
         return next((other for other in self.groups if other.axes == axes), None)
+
+
+def series_name(cell: Cell) -> str:
+    """What a model's series is called: "interpolated", "student after phase web"."""
+    return SERIES[cell.series] if cell.phase is None else f"student after phase {cell.phase}"
 
 
 def curve_of(cell: Cell) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from boomspec.core.json_text import json_text
+from boomspec.core.tasks import Cell
 from runners.report.compare import against_references, baseline_gains, ranked
 from runners.report.deployment import deployment_files
 from runners.report.findings import findings, outcome
@@ -178,7 +179,7 @@ def files(study: Study, title: str, trainings: Sequence[Table] = (), terms: Sequ
     several, rows = bool(study.axes), result_rows(study)
     missing = [
         ({"experiment": trial.label} if several else {})
-        | _fields(m.cell, ("series", "layers", "parameters"))
+        | {name: value for name, value in _model_fields(m.cell).items() if name != "bytes"}
         | _fields(m, ("measure", "metrics", "name", "reason"))
         for trial, m in study.missing
     ]
@@ -206,11 +207,15 @@ def result_rows(study: Study) -> list[Table]:
     """A row for each number, in the order of `study.rows`; of several experiments with their names and axes."""
     return [
         ({"experiment": trial.label, "axes": trial.axes} if study.axes else {})
-        | _fields(row.cell, _MODEL)
+        | _model_fields(row.cell)
         | _fields(row, _NUMBER)
         for trial in study.trials
         for row in trial.rows
     ]
+
+
+def _model_fields(cell: Cell) -> Table:
+    return _fields(cell, _MODEL) | ({} if cell.phase is None else {"series": f"{cell.series} {cell.phase}"})
 
 
 def _fields(value: Any, names: Iterable[str]) -> Table:

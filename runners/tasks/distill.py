@@ -7,7 +7,9 @@ where it was trained before, block by block. Where the teacher's outputs were st
 (`runners/tasks/teacher_outputs.py`), they are read in its place: then no teacher is loaded.
 
 Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `student_config.json`),
-`metrics.jsonl` and `similarity.json`, which is empty where no teacher is loaded.
+`metrics.jsonl` and `similarity.json`, which is empty where no teacher is loaded. Of a phase that another one follows
+`training/`, too: what the training goes on from. The metrics of a phase are those of all steps so far, and its
+similarities are measured before the first phase, and after its own last step.
 """
 
 import json
@@ -56,6 +58,7 @@ from runners.training.on_policy import StudentText
 from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.patched import PatchedModels, in_plan
+from runners.training.phases import part_of
 from runners.training.process_group import ALONE, ProcessGroup, process_group
 from runners.training.similarity import SIMILARITY, similarities, write_similarities
 from runners.training.teachers import ONE_TEACHER, Teachers
@@ -115,7 +118,9 @@ def stored_outputs(context: Context[Distill]) -> TargetsOf | None:
     if context.record.teacher_outputs is None:
         return None
     recipe, stream = context.record.recipe, TokenStream(context.inputs["tokens"].folder)
-    row_of = partial(stream.first_draw, sequence_length=recipe.sequence_length, seed=recipe.seed)
+    before = context.record.draws * recipe.sequences
+    shape = {"sequence_length": recipe.sequence_length, "seed": recipe.seed}
+    row_of = lambda row: stream.first_draw(row + before, **shape)  # noqa: E731
     return stored_targets(StoredRows(context.inputs["outputs"].folder), row_of, recipe.sequences)
 
 
@@ -159,7 +164,7 @@ def _distill(
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
     shape = {"sequences": recipe.sequences, "sequence_length": recipe.sequence_length, "seed": recipe.seed}
-    batch: Batches = lambda step: draw(step + (record.passed_steps or 0), **shape)  # noqa: E731
+    batch: Batches = lambda step: draw(step + record.draws, **shape)  # noqa: E731
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
     patched = None
     if record.patched is not None:
@@ -204,6 +209,7 @@ def _distill(
             unlabelled=stream.unlabelled,
             # A layer that a step does not train has no gradient: to AdamW that is one of zeros, as in every worker.
             absent_is_zero=patched is not None,
+            part=part_of(context),
         )
     after = compared()
     trained = parallel.gathered(lambda: load(target, dtype=MASTER_DTYPE, place=_HOST, code=code))

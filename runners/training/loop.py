@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from runners.training.checkpoint_writer import CheckpointWriter
 from runners.training.losses import NO_LABEL
 from runners.training.moment import Moment
 from runners.training.parallel import ParallelModel, with_checkpointing_or_compile
+from runners.training.phases import Part, read_state, write_state
 from runners.training.throughput import Throughput
 from runners.training.weighting import Weighting
 
@@ -42,6 +44,7 @@ METRICS = "metrics.jsonl"
 _CHECKPOINT_SHARE = 0.05  # of the time at most that one is being written: it takes processor and disk from the training
 _NOTED_SECONDS = 10.0  # between checkpoints: fewer than these need no note
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+_STEPS = "steps"  # of a parameter that has had fewer than the training
 _LOOK_SECONDS = 2.0  # between looks at whether the group is to stop: a step may take minutes
 _UNBALANCED = 10.0  # the largest weighted term at step 0 over the smallest
 
@@ -66,6 +69,7 @@ def micro_batches(
     described: Callable[[int], Mapping[str, Any]] | None = None,  # what else the metrics say of a step
     unlabelled: Collection[int] = (),  # tokens that are inputs only, beside those that a batch says
     absent_is_zero: bool = False,  # no gradient is one of zeros: such a parameter decays, and its moments move it
+    part: Part | None = None,  # the steps that are done here, where they are not all
 ) -> MicroBatches:
     """Train `model` in place (its parameters that require gradients, and those beside it) and write metrics.jsonl.
 
@@ -77,6 +81,7 @@ def micro_batches(
     """
     weighting = weights if isinstance(weights, Weighting) else Weighting(weights, recipe.steps)
     training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled, weighting)
+    training.part = part or Part(range(recipe.steps))
     training.described = described or training.described
     training.absent_is_zero = absent_is_zero
     training.restore()
@@ -97,6 +102,8 @@ def micro_batches(
         if context.remote is not None:
             context.remote.wait()  # an upload that goes on would outlive the checkpoints, which end with the task
     context.measured.update(training.throughput.summary())
+    if training.part.after is not None:
+        training.hand_on(training.part.after)
     if training.group.is_leader:
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in training.metrics]
         (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
@@ -149,6 +156,7 @@ class _Training:
         options = recipe.optimizer.model_dump(include={"lr", "betas", "eps"})
         self.optimizer = torch.optim.AdamW(groups, fused=True, **options)  # one pass, without copies
         self.metrics: list[dict[str, Any]] = []
+        self.part = Part(range(recipe.steps))
         self.described: Callable[[int], Mapping[str, Any]] = lambda step: {}
         self.writer = CheckpointWriter(context.resume, self.group, context.remote)
         determinism, flops = getattr(context.record, "determinism", None), context.model_flops_per_token
@@ -161,7 +169,9 @@ class _Training:
     def run(self, batch: Batches, loss: MicroLoss) -> MicroBatches:
         recipe, progress, wanted = self.recipe, self.context.progress, self.context.training.checkpoint_seconds
         saved, wait, noted = time.monotonic(), wanted, False
-        for step in range(len(self.metrics), recipe.steps):
+        before, end = self.part.steps.start, self.part.steps.stop
+        each = recipe.sequences * recipe.sequence_length  # tokens of a step
+        for step in range(len(self.metrics), end):
             tokens = torch.from_numpy(batch(step))
             if self.weighting.needs_sizes:
                 self.weighting.measured((yield from self.accumulate(step, tokens, loss, graded=False))[1])
@@ -171,7 +181,7 @@ class _Training:
                 self.warn_when_unbalanced(row)
             progress.record(row)
             shown = {key: row[key] for key in ("loss", *self.weighting.own) if key in row} | self.throughput.shown()
-            progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
+            progress.update((step + 1 - before) * each, (end - before) * each, unit="tokens", **shown)
             if (seconds := self.writer.poll()) is not None:
                 saved, wait = time.monotonic(), max(wanted, seconds / _CHECKPOINT_SHARE)
                 if not noted and wait > max(wanted, _NOTED_SECONDS):
@@ -181,7 +191,7 @@ class _Training:
                         f"{wait:.0f} seconds, not after {wanted:g}, so that they take no more than "
                         f"{_CHECKPOINT_SHARE:.0%} of the time"
                     )
-            due = self.writer.idle and time.monotonic() - saved >= wait and step + 1 < recipe.steps
+            due = self.writer.idle and time.monotonic() - saved >= wait and step + 1 < end
             if self.group.broadcast(due):
                 self.save()
             if self.group.stopped():
@@ -273,32 +283,46 @@ class _Training:
 
     def save(self, *, beside: bool = True) -> None:
         """Begin to write a checkpoint; the training goes on `beside` it, or waits for it."""
-        moments = {
-            f"{moment}.{name}": self.optimizer.state[parameter][moment]
-            for name, parameter in self.parameters.items()
-            for moment in _MOMENTS
-            if parameter in self.optimizer.state
-        }
-        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        every = {**weights, **moments}
+        state = self.state()
+        every = {name: tensor for tensors in state.values() for name, tensor in tensors.items()}
         rows = {name: part for name, tensor in every.items() if (part := self.parallel.rows(tensor)) is not None}
         own = {
             kind: {name: self.parallel.local(tensor) for name, tensor in tensors.items()}
-            for kind, tensors in {"weights": weights, "moments": moments}.items()
+            for kind, tensors in state.items()
         }
         sharded = {name: (*part, len(every[name])) for name, part in rows.items()}
         self.writer.begin(self.metrics, own, sharded, beside=beside)
 
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Weights and moments, as they lie on this worker."""
+        stepped = [name for name, parameter in self.parameters.items() if parameter in self.optimizer.state]
+        of = {name: self.optimizer.state[self.parameters[name]] for name in stepped}
+        moments = {f"{moment}.{name}": of[name][moment] for name in stepped for moment in _MOMENTS}
+        # AdamW counts the steps of each parameter: one that no loss of a phase has reached has fewer.
+        counts = torch.stack([of[name]["step"] for name in stepped]).tolist() if stepped else []
+        fewer = [name for name, count in zip(stepped, counts, strict=True) if count != len(self.metrics)]
+        moments |= {f"{_STEPS}.{name}": of[name]["step"].to("cpu") for name in fewer}
+        return {"weights": {name: p.detach() for name, p in self.parameters.items()}, "moments": moments}
+
+    def hand_on(self, folder: Path) -> None:
+        """Write the state for the phase that follows. A collective."""
+        write_state(folder, self.metrics, self.state(), whole=self.parallel.full, group=self.group)
+
     @torch.no_grad()
     def restore(self) -> None:
-        """Continue from the newest whole checkpoint of these parameters, if there is one."""
+        """Continue from the newest whole checkpoint of these parameters, else from the phase before."""
         progress = self.context.progress
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         stored = checkpoint.find(self.context.resume, self.group, self.context.remote, progress.note)
-        if stored is None:
-            return
-        if stored.shapes() != {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}:
+        if stored is not None and stored.shapes() != shapes:
             progress.note("the checkpoint found is of other parameters: starting again")
-            return
+            stored = None
+        if stored is None:
+            stored = read_state(self.part, self.group)
+            if stored is None:
+                return
+            if stored.shapes() != shapes:
+                raise BoomspecError("the phase before has trained other parameters")
         for name, parameter in self.parameters.items():
             rows = self.parallel.rows(parameter)
             self.parallel.local(parameter).copy_(stored.tensor(name, rows))
@@ -306,7 +330,9 @@ class _Training:
                 moments = {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
                 for moment, tensor in moments.items():
                     self.parallel.local(tensor).copy_(stored.tensor(f"{moment}.{name}", rows))
-                steps = torch.tensor(float(stored.steps), device=self.device)  # where a fused update expects it
+                counted = f"{_STEPS}.{name}"
+                count = float(stored.tensor(counted, None)) if counted in stored else float(stored.steps)
+                steps = torch.tensor(count, device=self.device)  # where a fused update expects it
                 self.optimizer.state[parameter] = {"step": steps, **moments}
         self.metrics = stored.metrics
         for row in stored.metrics:

@@ -359,6 +359,18 @@ RESULTS = {
     ),
     "the batch": results("distill.batch_tokens", 512, *DISTILLED),
     "the tokens": results("distill.tokens", 4096, *DISTILLED),
+    "two phases": Edit(
+        {
+            "distill.tokens": None,
+            "distill.phases": [{"tokens": 1024}, {"tokens": 1024, "losses": {"cross_entropy": {}}}],
+        },
+        {"distill.tokens": "results", "distill.phases": "results"},
+        (*DISTILLED, "report"),
+        added=(
+            *(f"{name}, phase 1" for name in DISTILLED),
+            *(f"evaluate student after phase 1: {measure}" for measure in MEASURES),
+        ),
+    ),
     "the optimiser": results(
         "distill.optimizer", {"weight_decay": 0}, *DISTILLED, says="distill.optimizer.weight_decay"
     ),

@@ -8,6 +8,7 @@ from boomspec.core.types import Strict
 Series = Literal[
     "teacher",
     "student",
+    "phase",
     "interpolated",
     "naive_pruning",
     "random_init",
@@ -31,6 +32,14 @@ class Cell(Strict):
     measure: str  # "held_out", or what the lm-eval task is called; of `deployed` the kind of the task
     input: str
     task: str | None = None  # the lm-eval task's own name, where it is called otherwise
+    phase: str | None = None  # of the series "phase": the name of the one that the student has just ended
+
+
+class Begun(Strict):
+    """A phase of a training, and the step with which it begins."""
+
+    name: str
+    step: int
 
 
 class Report(Record):
@@ -45,6 +54,7 @@ class Report(Record):
     searches: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults; label -> input
     deployed: tuple[Cell, ...] | None = None  # what is no quality: speed and memory, and texts; None: nothing
     transfer: str | None = None  # input: how the student was made, where it was by a transfer
+    phases: dict[str, tuple[Begun, ...]] | None = None  # label of a training -> its phases
 
 
 class Compared(Strict):

@@ -25,7 +25,9 @@ from boomspec.core.tasks.record import (
 )
 from boomspec.core.tasks.teacher_outputs import Stored
 from boomspec.core.types import Strict
+from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 
+BEFORE = "before"  # the input of a phase that is the phase before it
 _HELD = ("weights", "optimizer", "teacher")  # in memory all the time; "teacher 2" and others are, too
 _COUNTED = 1000  # steps whose draws a cost is estimated from
 
@@ -120,9 +122,22 @@ class Patched(Strict):
         return plan_of(kept, layers, [block in some for block in range(len(kept))])
 
 
+class Phase(Strict):
+    """The steps of a training that one task takes, where other tasks take those in front of them and behind them.
+
+    The schedule, the optimiser, the metrics and everything else that depends on the step are those of the whole. The
+    rows of the text are drawn in one stream for each text: where phases before it have trained on the same one, a phase
+    goes on behind them (`passed`).
+    """
+
+    first: int  # of the steps of the whole training, whose number is the recipe's
+    steps: int
+    passed: int  # steps of phases before it that have drawn from the same text
+
+
 class Distill(Record):
     """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model;
-    `outputs` with `teacher_outputs`.
+    `outputs` with `teacher_outputs`; `before`, the phase before it, of a phase that is not the first.
 
     `held_out`: of which tokens the similarity of states is measured, where those that it trains on have no such text.
     """
@@ -146,6 +161,31 @@ class Distill(Record):
     others: OtherTeachers | None = None
     patched: Patched | None = None
     teacher_outputs: Stored | None = None  # what is stored of the teacher's outputs, which is not run then
+    phase: Phase | None = None  # None: the task is the whole training
+
+    @property
+    def steps(self) -> range:
+        """The steps that the task takes, of those of the whole training."""
+        if self.phase is None:
+            return range(self.recipe.steps)
+        return range(self.phase.first, self.phase.first + self.phase.steps)
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether a phase follows, which needs the state of the training, too."""
+        return self.steps.stop < self.recipe.steps
+
+    @property
+    def draws(self) -> int:
+        """What is added to a step for its number in the text: batch 0 of a text is its first."""
+        if self.phase is not None:
+            return self.phase.passed - self.phase.first
+        return self.passed_steps or 0
+
+    @property
+    def own_recipe(self) -> Recipe:
+        """The recipe with as many steps as the task takes: what its cost follows from."""
+        return self.recipe.model_copy(update={"steps": len(self.steps)})
 
     @property
     def begins(self) -> tuple[int, ...]:
@@ -158,22 +198,28 @@ class Distill(Record):
 
     def cost(self, prices: Prices) -> Cost:
         runs = ("teacher", *(self.others.roles if self.others else ())) if self.teacher_outputs is None else ()
-        settings = self.recipe, self.losses, self.faithful
-        frozen, balanced = not self.train_embedding, self.balance is not None
+        recipe = self.own_recipe
+        settings = recipe, self.losses, self.faithful
+        frozen, balanced = not self.train_embedding, self.balance is not None and self.steps.start == 0
         cost = prices.training(*settings, frozen=frozen, balanced=balanced, teachers=runs)
+        state = cost.scratch // (KEPT_CHECKPOINTS + 1)  # bytes of weights and moments: what a checkpoint has
+        if self.hands_on:
+            cost = replace(cost, disk=cost.disk + state)
+        if self.steps.start:
+            cost = replace(cost, read=cost.read + state)
         if self.on_policy is not None:
-            return self.on_policy.cost(cost, self.recipe, prices)
+            return self.on_policy.cost(cost, recipe, prices)
         if self.patched is not None:
             cost = self._with_patched(self.patched, cost, prices)
         if self.teacher_outputs is None:
             return cost
         stored = self.teacher_outputs.bytes(prices.models["teacher"].vocabulary)
-        return replace(cost, read=cost.read + self.recipe.tokens * stored)
+        return replace(cost, read=cost.read + recipe.tokens * stored)
 
     def _with_patched(self, patched: Patched, cost: Cost, prices: Prices) -> Cost:
         """The cost with that of the larger models: the mean over the steps, and the largest one's memory."""
         student, teacher, length = prices.models[MADE], prices.models["teacher"], self.recipe.sequence_length
-        again, steps = prices.options.activation_checkpointing, range(min(_COUNTED, self.recipe.steps))
+        again, steps = prices.options.activation_checkpointing, self.steps[:_COUNTED]
         seed = self.recipe.seed
         drawn = Counter(patched.drawn(seed, step, self.kept, teacher.depth) for step in steps)
         more, deepest = 0.0, student.depth
@@ -195,20 +241,23 @@ class Distill(Record):
             memory["activations"] = round(memory["activations"] * deepest / student.depth)
         needed = max(0, cost.model_flops_per_token + round(more))
         return replace(
-            cost, flops=cost.flops + round(self.recipe.tokens * more), memory=memory, model_flops_per_token=needed
+            cost, flops=cost.flops + round(self.own_recipe.tokens * more), memory=memory, model_flops_per_token=needed
         )
 
     def counted(self, cost: Cost, text: TextCounts) -> Cost:
         if self.faithful is None or not self.faithful.padding:
             return cost
-        rows = self.recipe.steps * self.recipe.sequences  # each is one document
+        rows = len(self.steps) * self.recipe.sequences  # each is one document
         return cost.counted(round(rows * text.mean_labels(self.recipe.sequence_length)))
 
     def pace(self) -> tuple[str, ...]:
         return (self.recipe.precision,)
 
     def text_tokens(self) -> int:
-        return 0 if self.faithful is not None and self.faithful.padding else self.recipe.tokens
+        if self.faithful is not None and self.faithful.padding:
+            return 0
+        passed = 0 if self.phase is None else self.phase.passed
+        return (passed + len(self.steps)) * self.recipe.sequences * self.recipe.sequence_length
 
 
 def _forward(layer: LayerCosts, length: int) -> int:

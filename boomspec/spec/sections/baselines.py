@@ -99,6 +99,7 @@ class BaselineItem(Strict):
 
 
 TRAINED = ("random_init", "contiguous_drop", "cross_patching")  # those with tokens of their own
+IN_PHASES = ("random_init", "cross_patching")  # of these, those that are trained as the student is, in its phases
 
 
 def _each_once(items: tuple[BaselineItem, ...]) -> tuple[BaselineItem, ...]:

@@ -5,8 +5,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from boomspec.core.layers import KeepRule
+from boomspec.core.losses import Losses
 from boomspec.core.types import Count, Number, SizesField, Strict, about
 from boomspec.spec.validate import FieldError, only_one
+
+
+def some_loss(losses: Losses) -> Losses:
+    if not losses.terms():
+        raise FieldError(f"at least one loss is needed: {', '.join(Losses.model_fields)}")
+    return losses
 
 
 class SamplingSpec(Strict):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from boomspec.core.types import Bytes, Number, Strict, about
 from boomspec.spec.sections.models import Revision, TrustRemoteCode
-from boomspec.spec.sections.training import Training
+from boomspec.spec.sections.training import Positive, Training
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
 
@@ -20,6 +20,7 @@ class TokenizerSpec(Strict):
 class PretrainSpec(Training):
     """A small Llama that the experiment trains itself, so that it needs no download."""
 
+    tokens: Positive = about("Training tokens in all.")
     layers: int = about("Decoder layers.", [8], ge=2)
     hidden_size: int = about("Width of the residual stream.", [64], ge=2)
     intermediate_size: int = about("Width inside the MLP.", [160], ge=1)

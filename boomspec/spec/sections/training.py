@@ -9,7 +9,8 @@ from boomspec.core.tasks import Precision
 from boomspec.core.tasks.record import Balance
 from boomspec.core.types import Count, Number, ShareField, Strict, about
 from boomspec.spec.sections.models import TeachersSpec
-from boomspec.spec.sections.schemes import Assistants, GeneratedSpec, OnPolicySpec
+from boomspec.spec.sections.phases import Phases, check_terms
+from boomspec.spec.sections.schemes import Assistants, GeneratedSpec, OnPolicySpec, some_loss
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
 Positive = Annotated[Count, Field(gt=0)]
@@ -42,12 +43,18 @@ class ScheduleSpec(Strict):
 class Training(Strict):
     """How much and how a model is trained."""
 
-    tokens: Positive = about("Training tokens in all.")
+    tokens: Positive | None = about("Training tokens in all.", default=None)
     batch_tokens: Positive
     """Tokens of one optimiser step, rounded to whole sequences; never depends on the machine."""
     optimizer: OptimizerSpec = about("AdamW and its settings.", default=OptimizerSpec())
     schedule: ScheduleSpec = about("The learning rate over the steps.", default=ScheduleSpec())
     precision: Precision = about("bf16: autocast with fp32 master weights, a frozen teacher in bf16.", default="bf16")
+
+    @property
+    def all_tokens(self) -> int:
+        """Training tokens in all."""
+        assert self.tokens is not None  # a section that may leave them out says itself how many there are
+        return self.tokens
 
 
 class FaithfulSpec(Strict):
@@ -97,12 +104,6 @@ class PatchAwareSpec(Strict):
     """family: one of the sizes between student and teacher is drawn; any: any blocks, each number of them as likely."""
 
 
-def _some_loss(losses: Losses) -> Losses:
-    if not losses.terms():
-        raise FieldError(f"at least one loss is needed: {', '.join(Losses.model_fields)}")
-    return losses
-
-
 class PolishSpec(Strict):
     """An ordinary distillation of the whole student, which begins from its blocks."""
 
@@ -111,7 +112,7 @@ class PolishSpec(Strict):
     """AdamW and its settings. Default: as of the blocks."""
     schedule: ScheduleSpec | None = Field(None, examples=[{"kind": "linear"}])
     """The learning rate over the steps. Default: as of the blocks."""
-    losses: Annotated[Losses, AfterValidator(_some_loss)] = about(
+    losses: Annotated[Losses, AfterValidator(some_loss)] = about(
         "Terms of the loss; the key is the kind.", default=usual_losses()
     )
 
@@ -134,13 +135,19 @@ def block_losses() -> Losses:
 class DistillSpec(Training):
     """Distillation of the student from the teacher."""
 
+    tokens: Positive | None = about("Training tokens in all; left out where `phases` say how many.", default=None)
+    phases: Phases | None = Field(
+        None, examples=[[{"tokens": "1B"}, {"tokens": "1B", "losses": {"cross_entropy": {}}}]]
+    )
+    """Parts of the training, one after the other, under one schedule and with one state of the optimiser; each is a
+    task of its own, whose student is measured. Default: the whole is one."""
     blockwise: BlockwiseSpec | None = Field(None, examples=[{}, {"stored": False}, {"polish": {"tokens": "20M"}}])
     """Train every layer of the student alone, on any number of workers side by side. Default: the student as a
     whole."""
 
     faithful: FaithfulSpec | None = Field(None, examples=[{"padding": True, "kl_on_padding": True}])
     """Quirks of the published code, to reproduce its numbers. Default: none of them."""
-    losses: Annotated[Losses, AfterValidator(_some_loss)] = about(
+    losses: Annotated[Losses, AfterValidator(some_loss)] = about(
         "Terms of the loss; the key is the kind.", default=usual_losses()
     )
     generated: GeneratedSpec | None = Field(None, examples=[{"tokens": "10M", "prompt_tokens": 32}])
@@ -164,7 +171,57 @@ class DistillSpec(Training):
     """What is stored of the teacher's outputs, for students that never run it. Default: the teacher is run beside
     its student."""
 
+    @property
+    def all_tokens(self) -> int:
+        if self.phases is not None:
+            return sum(phase.tokens for phase in self.phases)
+        return super().all_tokens
+
+    @property
+    def losses_of_phases(self) -> tuple[Losses, ...]:
+        """Of each phase; of the whole where there are none."""
+        return tuple(phase.losses or self.losses for phase in self.phases or ()) or (self.losses,)
+
     def model_post_init(self, _: object) -> None:
+        if self.phases is None:
+            if self.tokens is None:
+                hint = "training tokens in all; or phases: [{tokens: ...}, {tokens: ...}]"
+                raise FieldError("missing 'tokens'", hint=hint)
+            self._check()
+            return
+        self._check_phases(self.phases)
+        for i, phase in enumerate(self.phases):
+            if phase.losses is None:
+                self._check()
+                continue
+            try:  # what goes for the losses of a training goes for those of each phase
+                self.model_copy(update={"losses": phase.losses})._check()
+            except FieldError as error:
+                at = error.at if error.at[:1] == ("losses",) else ("losses",)
+                raise FieldError(str(error), hint=error.hint, at=("phases", i, *at)) from error
+
+    def _check_phases(self, phases: Phases) -> None:
+        if self.tokens is not None:
+            message = "the phases say how many tokens there are"
+            raise FieldError(message, hint="remove this, or phases", at=("tokens",))
+        if "losses" in self.model_fields_set and all(phase.losses is not None for phase in phases):
+            raise FieldError("every phase has losses of its own", hint="remove these", at=("losses",))
+        if self.generated is not None:
+            message = "not with generated: what the teacher writes is one text, for the whole training"
+            raise FieldError(message, at=("phases",))
+        if self.blockwise is not None:
+            message = "not with blockwise: every block is trained alone, and phases are of one training"
+            raise FieldError(message, at=("phases",))
+        for i, assistant in enumerate(self.assistants or ()):
+            if assistant.tokens is not None:
+                message = "an assistant goes through the phases of the student, which say how long that takes"
+                raise FieldError(message, hint="remove this, or phases", at=("assistants", i, "tokens"))
+        try:
+            check_terms(self.losses_of_phases, balanced=self.balance is not None)
+        except FieldError as error:
+            raise FieldError(str(error), hint=error.hint, at=("phases", *error.at)) from error
+
+    def _check(self) -> None:
         if self.on_policy is not None and self.teacher_outputs is not None:
             message = "what the student writes was not there when the teacher's outputs were stored"
             raise FieldError(message, hint="remove on_policy or teacher_outputs", at=("on_policy",))
