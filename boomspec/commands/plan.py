@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from boomspec.commands import options, shared
+from boomspec.compile.lm_eval.asking import asking_warnings
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
@@ -71,7 +72,7 @@ def plan(
         save_calibration(calibrated, json.loads(printed))
     compiled, place = shared.compiled_with(spec, store)
     check_locks(place.root)
-    unchecked = check_models(compiled, place)
+    unchecked = [*check_models(compiled, place), *(line for file in compiled.files for line in asking_warnings(file))]
     graph = compiled.graph
     plan = with_reasons(plan_tasks(graph, place, checksums=flags["verify"]), compiled, place)
     execution = compiled.files[0].spec.execution

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from boomspec.compile.lm_eval.asking import asked
 from boomspec.compile.lm_eval.sources import only_generates, task_chance, task_source
 from boomspec.compile.model_sources import architecture
 from boomspec.compile.resolved import ResolvedSpec
@@ -254,7 +255,7 @@ def _measured(resolved: ResolvedSpec, calibration: CalibrationSpec) -> dict[str,
     }
 
 
-@memoized_for("evaluate", "data", "seed", "determinism")
+@memoized_for("evaluate", "teacher", "data", "seed", "determinism")
 def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None]]:
     """How every model is measured, by name; lm-eval tasks with where they come from."""
     found: list[tuple[str, tasks.Evaluate, Source | None]] = []
@@ -266,7 +267,8 @@ def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None
         text = tasks.HeldOut(sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens)
         found.append(("held_out", tasks.Evaluate(measure=text, **settings), None))
     for i, (name, task) in enumerate(zip(evaluate.names, evaluate.tasks, strict=True)):
-        source, (draws, bootstraps) = task_source(file, task.task, i), task_chance(file, task)
+        source, asking = task_source(file, task.task, i), asked(file, task)
+        draws, bootstraps = task_chance(file, task, asking.generation)
         measure = tasks.LmEval(
             task=task.task,
             num_fewshot=task.num_fewshot,
@@ -274,6 +276,7 @@ def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None
             seed=file.spec.seed if draws else None,
             # 0 leaves out every standard error, those with a formula, too.
             bootstrap_iters=evaluate.bootstrap_iters if bootstraps or not evaluate.bootstrap_iters else None,
+            **asking._asdict(),
         )
         vllm = {"backend": "vllm"} if evaluate.backend == "vllm" and only_generates(file, task.task) else {}
         found.append((name, tasks.Evaluate(measure=measure, **settings, **vllm), source))

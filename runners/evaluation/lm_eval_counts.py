@@ -22,9 +22,14 @@ class Counts:
     answers_that_are_no_choice: set[int] = field(default_factory=set)
     answers_that_are_no_number: set[int] = field(default_factory=set)  # the model's own numbers are not finite
     unscored: dict[str, int] = field(default_factory=dict)  # documents without a value, by "metric,filter"
+    unfinished: dict[int, int] | None = None  # texts whose thought does not end, by document; None: nobody looks
 
     def to_json(self) -> dict[str, Any]:
-        return {name: len(value) if isinstance(value, set) else value for name, value in vars(self).items()}
+        found = {name: len(value) if isinstance(value, set) else value for name, value in vars(self).items()}
+        del found["unfinished"]
+        if self.unfinished is not None:
+            found["unfinished_thoughts"] = sum(self.unfinished.values())
+        return found
 
 
 class Counted(defaultdict[str, Counts]):
@@ -57,6 +62,7 @@ class Counted(defaultdict[str, Counts]):
         notes = {
             "contexts_cut": f"of {sums['documents']} contexts were cut to the model's positions",
             "generations_cut": f"of {sums['generations']} generations were cut at their budget of tokens",
+            "unfinished_thoughts": f"of {sums['generations']} answers are empty: their thought does not end",
             "answers_that_are_no_choice": f"{documents} count as wrong: their answer is none of their choices",
             key: f"{documents} were dropped: they have no value",
         }

@@ -120,6 +120,11 @@ def prepare(name: str, task: Any, measure: LmEval) -> None:
     elif fixed is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=measure.seed or 0)
+    if measure.generation is not None and task.OUTPUT_TYPE == "generate_until":
+        task.set_config(key="generation_kwargs", value=measure.generation.over(task.get_config("generation_kwargs")))
+    if measure.chat is not None and type(task).fewshot_context is not ConfigurableTask.fewshot_context:
+        message = f"lm-eval task '{name}' makes its prompts in Python: they are no turns of a chat"
+        raise BoomspecError(message, hint="set chat: false for this task")
     shots, pool = task.get_config("num_fewshot") or 0, getattr(getattr(task, "sampler", None), "df", None)
     if pool is not None and shots > len(pool):
         message = f"lm-eval task '{name}' is asked with {shots} examples, and has {len(pool)} to take them from"

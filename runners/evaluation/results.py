@@ -67,10 +67,10 @@ def table(results: dict[str, Any], counts: Counted | None = None) -> list[Metric
         unreal = counts.no_number(consists_of[name])
         for key, value in metrics.items():
             metric, comma, filter_name = key.partition(",")
-            if not comma or metric.endswith("_stderr") or not _is_number(value):
+            if not comma or metric.endswith("_stderr") or not is_number(value):
                 continue
             stderr = metrics.get(f"{metric}_stderr,{filter_name}")
-            stderr = float(stderr) if _is_number(stderr) and math.isfinite(stderr) else None
+            stderr = float(stderr) if is_number(stderr) and math.isfinite(stderr) else None
             missing = unreal or (None if math.isfinite(value) else f"it is not finite: {value}")
             notes = [f"no value: {missing}"] if missing else counts.notes(consists_of[name], key)
             line = MetricRow(name, metric, filter_name, float(value), stderr, better.get(metric), "; ".join(notes))
@@ -98,7 +98,7 @@ def items_of(results: dict[str, Any], samples: dict[str, list[dict[str, Any]]]) 
     items: list[Item] = []
     for name, metric, filter_name, value, *_ in table(results):
         documents = [s for s in samples.get(name, []) if s["filter"] == filter_name]
-        values = [float(s[metric]) for s in documents if _is_number(s.get(metric))]
+        values = [float(s[metric]) for s in documents if is_number(s.get(metric))]
         if value is None or not values or len(values) < len(documents):
             continue
         if math.isclose(sum(values) / len(values), value, abs_tol=1e-12):
@@ -107,7 +107,7 @@ def items_of(results: dict[str, Any], samples: dict[str, list[dict[str, Any]]]) 
     return items
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

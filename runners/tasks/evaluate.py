@@ -114,7 +114,9 @@ def _lm_eval(
     context: Context[Evaluate], measure: LmEval, loaded: Loaded | None, progress: Together
 ) -> Iterator[tuple[LayerPlan, Measured | BoomspecError]]:
     """`loaded` is None for one model whose text vLLM writes."""
-    from runners.evaluation.lm_eval_runner import Harness, run_task  # seconds of import that others need not pay
+    # Seconds of import that others need not pay.
+    from runners.evaluation.lm_eval_family import Harness
+    from runners.evaluation.lm_eval_runner import run_task
 
     source = context.inputs["tasks"].source
     assert source is not None
@@ -124,7 +126,7 @@ def _lm_eval(
         lm = vllm_harness(
             folder := model_folder(context.inputs["model"]),
             precision=context.record.precision,
-            seed=measure.seed or 0,
+            measure=measure,
             gpus=context.execution.gpus,
             trusted=prepare_custom_code(folder, "model", context.code_of("model")),
             progress=context.progress,
@@ -136,6 +138,7 @@ def _lm_eval(
             trusted=prepare_custom_code(loaded.folder, "tokenizer", loaded.code),
             batch_size=context.batch_size,
             progress=progress,
+            measure=measure,
             kept=loaded.kept,
         )
     for plan, found, counts in run_task(lm, measure=measure, source=source):
@@ -149,5 +152,6 @@ def _lm_eval(
             "limit": measure.limit,
             "bootstrap_iters": measure.bootstrap_iters,
             **{f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")},
+            **measure.model_dump(include={"chat", "generation", "thinking", "samples"}, exclude_none=True),
         }
         yield plan, (results, items_of(results, results["samples"]), counts)

@@ -43,7 +43,7 @@ from boomspec.core.layers import ORDERS, STUDENT, TEACHER, LayerPlan, Owner, pat
 from boomspec.core.tasks import LmEval
 from boomspec.core.work_sizes import BATCH_SIZE
 from runners.assembly.assemble import assemble
-from runners.evaluation.lm_eval_runner import Harness, run_task
+from runners.evaluation.lm_eval_family import Harness, run_task
 from runners.evaluation.members import LayerPlans
 from runners.modeling.models import load_frozen
 from runners.runtime.context import Progress

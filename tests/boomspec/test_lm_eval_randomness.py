@@ -57,7 +57,7 @@ def record(specs: Writer, yaml_text: str, code: str = "", *, task: object = "own
         (PLAIN + "process_docs: !function code.docs\n", "import numpy as np\nx = np.random.rand()\n", "own", True),
         (PLAIN + "process_docs: !function code.docs\n", "def docs(d):\n    return d.shuffle()\n", "own", True),
         (PLAIN + "process_docs: !function code.docs\n", "def docs(d):\n    return d.shuffle(seed=3)\n", "own", False),
-        (PLAIN + "process_docs: !function code.docs\n", "import some_package\n", "own", True),
+        (PLAIN + "process_docs: !function code.docs\n", "import click\n", "own", True),
         (PLAIN + "process_docs: !function pluggy.docs\n", "", "own", True),
         (PLAIN + "process_docs: !function code.docs\n", "from .other import docs\n", "own", False),
         ("task: own\nclass: !function code.Task\n", "", "own", True),

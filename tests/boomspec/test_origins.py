@@ -11,6 +11,7 @@ from boomspec.compile.compiler import Compiled
 from boomspec.core.losses import LOSSES
 from boomspec.plan.changes import Changes, compare
 from boomspec.plan.origins import side
+from boomspec.spec.sections.asking import AskingSpec
 from boomspec.spec.sections.baselines import BaselineItem
 from boomspec.spec.sections.evaluation import TaskSpec
 from boomspec.spec.spec_file import Spec
@@ -127,6 +128,8 @@ def test_these_are_all_fields_of_the_language() -> None:
     outside = {path for path in leaves(Spec) if path[0] == "execution" or path in NOWHERE | OF_THE_HUB}
     outside |= {path for path in leaves(Spec) if path[0] == "data" and path[1] in OF_SOURCES}
     asked = {("evaluate", "tasks", name) for name in TaskSpec.model_fields}  # below the names of lm-eval tasks
+    ways = [("evaluate", *above, name) for above in ((), ("tasks",)) for name in AskingSpec.model_fields]
+    asked |= {path for path in leaves(Spec) for way in ways if path[: len(way)] == way}  # see test_asking.py
     lost = {
         path
         for path in set(leaves(Spec)) - outside - asked

@@ -18,7 +18,7 @@ from boomspec.core.identity import folder_digest
 from boomspec.core.tasks import Evaluate, HeldOut, LmEval
 from boomspec.corpus import python_stdlib
 from runners.evaluation import held_out
-from runners.evaluation.lm_eval_runner import Harness
+from runners.evaluation.lm_eval_family import Harness
 from runners.evaluation.members import WholeModel
 from runners.modeling.models import load_frozen
 from runners.runtime.context import Context, Progress

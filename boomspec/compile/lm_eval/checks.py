@@ -9,13 +9,16 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from boomspec.compile.lm_eval.asking import asking_problems, settings_of
+from boomspec.compile.lm_eval.packages import missing_packages
 from boomspec.compile.lm_eval.sources import definition_of, only_generates
 from boomspec.compile.lm_eval.tasks import LOADERS, MISSING, SingleTask, functions
+from boomspec.core import tasks
 from boomspec.core.errors import did_you_mean
+from boomspec.core.tasks.asking import budget
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.sections.evaluation import TaskSpec
 from boomspec.spec.spec_file import SpecFile, memoized_for
@@ -24,25 +27,29 @@ _OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "genera
 _SAMPLERS = ("default", "first_n")
 _POOLS = ("fewshot_split", "training_split", "validation_split")
 _POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx")  # in lm-eval's order
-_BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in lm-eval's order
-_BUDGET = 256  # lm-eval's default
 Failure = tuple[str, str]  # message, hint
 
 
 @memoized_for("evaluate", "teacher", "data", "execution", "determinism")
 def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
     """Raise SpecError with every lm-eval task that cannot be run on this teacher and the models made of it."""
-    positions, problems = _positions(facts.config), []
-    for index, section in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):
-        tasks = definition_of(file, section.task).tasks
-        found = [(task, failure) for task in tasks for failure in task_failures(task, section, positions)]
+    positions, problems, evaluate = _positions(facts.config), list(asking_problems(file)), file.spec.evaluate
+    for index, section in enumerate(evaluate.tasks if evaluate is not None else ()):
+        assert evaluate is not None
+        definition, settings = definition_of(file, section.task), settings_of(evaluate, section)
+        single = definition.tasks
+        found = [(task, failure) for task in single for failure in task_failures(task, section, positions, settings)]
         if found:
             task, (message, hint) = found[0]
             others = len({other.name for other, _ in found}) - 1
             more = f" (and {others} more of '{section.task}' cannot be run either)" if others else ""
             message = f"lm-eval task '{task.name}' {message}{more}"
             problems.append(file.problem(("evaluate", "tasks", index), message, hint))
-    if file.spec.evaluate is not None and file.spec.evaluate.backend == "vllm":
+        elif missing := missing_packages((*definition.files, *definition.outside)):
+            names, install = missing
+            message = f"lm-eval task '{section.task}' needs what is not installed here: {names}"
+            problems.append(file.problem(("evaluate", "tasks", index), message, install))
+    if evaluate is not None and evaluate.backend == "vllm":
         problems += [file.problem(("evaluate", "backend"), *failure) for failure in _vllm_failures(file)]
     if problems:
         raise file.error(*problems)
@@ -59,8 +66,10 @@ def _vllm_failures(file: SpecFile) -> Iterator[Failure]:
         yield "vllm has no deterministic kernels", "leave it out, or set determinism.algorithms: any"
 
 
-def task_failures(task: SingleTask, section: TaskSpec, positions: int | None) -> Iterator[Failure]:
-    """Why a task cannot be run; `positions`: those of the teacher."""
+def task_failures(
+    task: SingleTask, section: TaskSpec, positions: int | None, settings: tasks.Generation | None = None
+) -> Iterator[Failure]:
+    """Why a task cannot be run; `positions`: those of the teacher; `settings`: how the spec has text generated."""
     if task.get("unsafe_code"):
         yield "runs code that the model writes: boomspec does not", "leave it out"
     if task.get("doc_to_image") or task.get("doc_to_audio"):
@@ -76,12 +85,12 @@ def task_failures(task: SingleTask, section: TaskSpec, positions: int | None) ->
     yield from _splits(task, section)
     yield from _examples(task, section)
     if task.output_type == "generate_until" and positions is not None:
-        options = task.generation
-        budget = next((options[name] for name in _BUDGETS if options.get(name) is not None), _BUDGET)
-        with suppress(TypeError, ValueError):
-            if int(budget) >= positions:
-                hint = "fewer max_gen_toks in its generation_kwargs leave room for a prompt; or leave it out"
-                yield f"generates up to {int(budget)} tokens, and the teacher has {positions} positions", hint
+        tokens = budget(task.generation if settings is None else settings.over(task.generation))
+        if tokens >= positions:
+            said = settings is not None and settings.max_tokens is not None
+            fewer = "fewer generation.max_tokens leave" if said else "fewer generation.max_tokens (max_gen_toks) leave"
+            hint = f"{fewer} room for a prompt; or leave it out"
+            yield f"generates up to {tokens} tokens, and the teacher has {positions} positions", hint
 
 
 def _files(task: SingleTask) -> Iterator[Failure]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.compile.lm_eval.tasks import SingleTask, add_with_imports, functions, texts
+from boomspec.core.tasks import Generation
+from boomspec.core.tasks.asking import sampled
 
 # Packages whose functions draw nothing unless they are asked to by a name that `_node_draws` looks for.
 _QUIET = {
@@ -30,13 +32,16 @@ _FORMULA_METRICS = {
 }  # fmt: skip
 
 
-def draws(task: SingleTask, root: Path, *, num_fewshot: int | None) -> bool:
-    """Whether a seed can change a task's numbers when it is run with so many examples (None: as it says)."""
+def draws(task: SingleTask, root: Path, *, num_fewshot: int | None, generation: Generation | None = None) -> bool:
+    """Whether a seed can change a task's numbers when it is run with so many examples, and text generated in this way
+    (None: as it says).
+    """
+    settings = task.generation if generation is None else generation.over(task.generation)
     return (
         task.in_python
         or "use_prompt" in task.fields
         or (task.shots(num_fewshot) > 0 and task.few_shot.get("sampler", "default") != "first_n")
-        or _samples(task.generation)
+        or sampled(settings)
         or any(_IN_TEMPLATE.search(text) for text in texts(task.fields))
         or _code_draws(task, root)
     )
@@ -52,14 +57,6 @@ def bootstraps(task: SingleTask) -> bool:
 
     metrics = task.get("metric_list")
     return task.in_python or not isinstance(metrics, list) or not all(map(has_formula, metrics))
-
-
-def _samples(generation: dict[str, Any]) -> bool:
-    try:
-        warm = float(generation.get("temperature") or 0.0) > 0
-    except (TypeError, ValueError):
-        return True
-    return generation.get("do_sample", warm) is not False
 
 
 def _code_draws(task: SingleTask, root: Path) -> bool:

@@ -26,6 +26,7 @@ from boomspec.core.graph import OUTSIDE, Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.json_text import mapped
 from boomspec.core.task_data import ASKS, DATA, TASKS, data_folder_files, digests
+from boomspec.core.tasks import Generation
 from boomspec.spec.sections.evaluation import TaskSpec
 from boomspec.spec.spec_file import SpecFile, memoized_for
 
@@ -35,16 +36,20 @@ _SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")  # of `save_to
 _ADVICE = "write dataset_path: json (csv, parquet, text) and dataset_kwargs: {data_files: {test: FILE}}"
 
 
-def task_chance(file: SpecFile, task: TaskSpec) -> tuple[bool, bool]:
-    """Whether a seed, and whether the number of resamples, can change what a task measures. It has to exist."""
+def task_chance(file: SpecFile, task: TaskSpec, generation: Generation | None = None) -> tuple[bool, bool]:
+    """Whether a seed, and whether the number of resamples, can change what a task measures. It has to exist.
+
+    generation: how the spec has its text generated.
+    """
     folder, tasks, shots = _folder_of(file, task.task), definition_of(file, task.task).tasks, task.num_fewshot
 
     def chance() -> tuple[bool, bool]:
         if not tasks:
             return True, True  # what lm-eval will run is not known
-        return any(draws(one, folder, num_fewshot=shots) for one in tasks), any(map(bootstraps, tasks))
+        drawn = any(draws(one, folder, num_fewshot=shots, generation=generation) for one in tasks)
+        return drawn, any(map(bootstraps, tasks))
 
-    return file.once(("chance", folder, task.task, shots), chance)
+    return file.once(("chance", folder, task.task, shots, generation), chance)
 
 
 def definition_of(file: SpecFile, task: str) -> TaskDefinition:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
+from boomspec.core.tasks.asking import Chat, Generation, Thinking
 from boomspec.core.tasks.record import AFTER_TOKENIZE, Cost, Determinism, Precision, Prices, Record, TextCounts
 from boomspec.core.types import Strict
 
@@ -28,6 +29,25 @@ class LmEval(Strict):
     limit: int | None = None  # first n documents; None takes all
     seed: int | None = None  # None: nothing is drawn at random
     bootstrap_iters: int | None = None  # None: no standard error is bootstrapped; 0: there are none at all
+    chat: Chat | None = None  # None: prompts are plain text
+    generation: Generation | None = None  # over what the task says; what it has drawn is drawn as `Generation` says
+    thinking: Thinking | None = None  # None: all of a text is the answer
+    samples: int | None = None  # texts for each document, whose numbers are averaged; None: one
+
+    @property
+    def drawn(self) -> bool:
+        """Whether text that is drawn has random numbers of its own for each document, and not lm-eval's."""
+        return self.generation is not None or self.samples is not None
+
+    def longest(self) -> str:
+        """What is known of how much text is generated, behind what is not."""
+        tokens, texts = None if self.generation is None else self.generation.max_tokens, self.samples or 1
+        if tokens is None:
+            return ""
+        each = f"{texts} texts of {tokens:,} tokens" if texts > 1 else f"{tokens:,} tokens"
+        if self.limit is None:
+            return f"; it generates at most {each} for a document"
+        return f"; it generates at most {self.limit:,} x {each}: {self.limit * texts * tokens:,} tokens for each model"
 
 
 class Evaluate(Record):
@@ -45,7 +65,11 @@ class Evaluate(Record):
         model, measure, bf16 = prices.models["model"], self.measure, self.precision == "bf16"
         if isinstance(measure, LmEval):
             memory, rate = {"weights": model.parameters * (2 if bf16 else 4)}, model.forward(0) + model.head()
-            return Cost(memory=memory, read=model.bytes, real_tokens=None, flops_per_real_token=rate, unknown=REQUESTS)
+            if measure.generation is not None and (written := measure.generation.max_tokens) is not None:
+                # Of the texts alone: prompts are not known yet.
+                memory["cache"] = prices.batch_size * written * model.cache_elements * (2 if bf16 else 4)
+            what = REQUESTS + measure.longest()
+            return Cost(memory=memory, read=model.bytes, real_tokens=None, flops_per_real_token=rate, unknown=what)
         length, tokens = measure.sequence_length, (measure.max_tokens or 1) - 1  # the first is no label
         rate = model.forward(length) + model.head()
         memory = model.measuring(bf16=bf16, tokens=prices.batch_size * length)
@@ -65,4 +89,8 @@ class Evaluate(Record):
     def pace(self) -> tuple[str, ...]:
         if isinstance(self.measure, HeldOut):
             return "", self.precision
-        return self.measure.task, str(self.measure.num_fewshot), str(self.measure.limit), self.precision
+        measure = self.measure
+        more = () if measure.samples is None else (f"{measure.samples} texts",)
+        if measure.generation is not None and measure.generation.max_tokens is not None:
+            more = (*more, f"of {measure.generation.max_tokens} tokens")
+        return measure.task, str(measure.num_fewshot), str(measure.limit), self.precision, *more

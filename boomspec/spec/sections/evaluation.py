@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from boomspec.core.tasks import Precision
 from boomspec.core.types import AlsoText, Strict, about
+from boomspec.spec.sections.asking import AskingSpec, ChatSpec, GenerationSpec, ThinkingSpec
 from boomspec.spec.sections.deployment import SpeedSpec, TextsSpec
 from boomspec.spec.sections.training import Positive
 from boomspec.spec.validate import FieldError, goes_with
@@ -21,7 +22,7 @@ def _plain_name(name: str) -> str:
     return name
 
 
-class TaskSpec(Strict):
+class TaskSpec(AskingSpec):
     """One way of asking one lm-eval task."""
 
     task: str = about("Name of the task.", ["arc_easy"], min_length=1)
@@ -38,7 +39,7 @@ class HeldOutSpec(Strict):
     max_tokens: Positive | None = about("Measure only so many tokens. Default: all.", ["1M"], default=None)
 
 
-class EvaluateSpec(Strict):
+class EvaluateSpec(AskingSpec):
     """How every model of the family is measured."""
 
     tasks: tuple[Annotated[TaskSpec, AlsoText(lambda name: {"task": name})], ...] = Field(
@@ -64,9 +65,9 @@ class EvaluateSpec(Strict):
     def model_post_init(self, _: object) -> None:
         if not (self.tasks or self.held_out or self.texts or self.speed):
             raise FieldError("nothing is measured: give tasks, held_out, texts or speed")
-        goes_with(self, "tasks", "tasks_folder", "bootstrap_iters", "backend")
-        settings = [(task.task, task.num_fewshot, task.limit) for task in self.tasks]
-        if twice := sorted({one[0] for one in settings if settings.count(one) > 1}):
+        goes_with(self, "tasks", "tasks_folder", "bootstrap_iters", "backend", *AskingSpec.model_fields)
+        settings = [task.model_copy(update={"name": None, **self._asked(task)}) for task in self.tasks]
+        if twice := sorted({one.task for one in settings if settings.count(one) > 1}):
             raise FieldError(f"task '{twice[0]}' is listed twice", at=("tasks",))
         names = self.names
         if same := next((name for name in names if names.count(name) > 1), None):
@@ -77,6 +78,25 @@ class EvaluateSpec(Strict):
         """The name of each task: its own, else lm-eval's with what differs from other entries of the same task."""
         return tuple(task.name or self._derived(task) for task in self.tasks)
 
+    def chat_of(self, task: TaskSpec) -> ChatSpec | None:
+        chat = self.chat if task.chat is None else task.chat
+        return ChatSpec() if chat is True else chat or None
+
+    def generation_of(self, task: TaskSpec) -> GenerationSpec | None:
+        """A task's own fields over those for all tasks."""
+        return self.generation if task.generation is None else task.generation.over(self.generation)
+
+    def thinking_of(self, task: TaskSpec) -> Literal["strip"] | ThinkingSpec | None:
+        thinking = self.thinking if task.thinking is None else task.thinking
+        return None if thinking == "keep" else thinking
+
+    def samples_of(self, task: TaskSpec) -> int:
+        return task.samples or self.samples or 1
+
+    def _asked(self, task: TaskSpec) -> dict[str, object]:
+        whole = {"chat": self.chat_of(task), "generation": self.generation_of(task)}
+        return {**whole, "thinking": self.thinking_of(task), "samples": self.samples_of(task)}
+
     def _derived(self, task: TaskSpec) -> str:
         twins = [other for other in self.tasks if other.task == task.task]
         parts = []
@@ -84,4 +104,11 @@ class EvaluateSpec(Strict):
             parts.append(f"{task.num_fewshot}-shot")
         if task.limit is not None and any(other.limit != task.limit for other in twins):
             parts.append(f"first {task.limit}")
+        if self.chat_of(task) and not all(map(self.chat_of, twins)):
+            parts.append("chat")
+        warmth = [(settings := self.generation_of(one)) and settings.temperature for one in (task, *twins)]
+        if warmth[0] is not None and any(other != warmth[0] for other in warmth):
+            parts.append(f"T {warmth[0]:g}")
+        if self.samples_of(task) > 1 and any(self.samples_of(other) != self.samples_of(task) for other in twins):
+            parts.append(f"{self.samples_of(task)} texts")
         return f"{task.task} ({', '.join(parts)})" if parts else task.task
