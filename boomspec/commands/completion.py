@@ -88,6 +88,14 @@ def runs(incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+def presets(incomplete: str) -> list[CompletionItem]:
+    """Completions of a preset of `boomspec init`."""
+    from boomspec.commands.presets import LIST, PRESETS, SHORT
+
+    names = [*SHORT, *PRESETS, LIST]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 def runs_and_specs(incomplete: str) -> list[CompletionItem]:
     """Completions of what names a run: itself, its folder, its spec, its graph."""
     return [*runs(incomplete), *specs(incomplete)]

@@ -7,7 +7,7 @@ a search that has not run) is named at the end.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from boomspec.commands.options import json_option, spec_argument, store_option, warn
+from boomspec.commands.options import json_option, offered, spec_argument, store_option, warn
+from boomspec.commands.presets import LIST, PRESETS, SHORT, listing, preset_called, with_value
 from boomspec.commands.shared import compiled_with
 from boomspec.compile.check import check_experiments
 from boomspec.compile.compiler import compile_experiments, search_results_from
@@ -48,6 +49,12 @@ _SCHEMA_FILE = "boomspec.schema.json"
 @click.command("init")
 @click.argument("place", type=click.Path(path_type=Path), default=".", metavar="[FOLDER or FILE]")
 @click.option("--template", metavar="NAME", help=f"{', '.join(TEMPLATES)}. Default: by --teacher and --student.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    shell_complete=offered("presets"),
+    help=f"A published recipe instead: {', '.join([*SHORT, *PRESETS])}. list: say what they are.",
+)
 @click.option("--name", help="Name of the experiment. Default: of the file, else of the template.")
 @click.option("--teacher", metavar="ID", help="Hub id or folder of the teacher.")
 @click.option("--student", metavar="ID", help="Hub id or folder of a student that is distilled already.")
@@ -55,34 +62,47 @@ _SCHEMA_FILE = "boomspec.schema.json"
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @json_option
 def init(
-    place: Path, template: str | None, name: str | None, schema: bool, force: bool, as_json: bool, **models: str | None
+    place: Path,
+    template: str | None,
+    preset: str | None,
+    name: str | None,
+    schema: bool,
+    force: bool,
+    as_json: bool,
+    **models: str | None,
 ) -> None:
     """Write a first spec, with comments: into FILE, or into FOLDER (default: this one) under its name.
 
     quickstart trains its own small teacher: minutes on a laptop, no download. hub: a teacher that exists, one GPU.
-    student: teacher and student both exist, nothing is trained.
+    student: teacher and student both exist, nothing is trained. A preset is a whole recipe, with the numbers of the
+    paper that it is from.
 
     \b
     Examples:
       boomspec init
       boomspec init experiments/mine.yaml --teacher Qwen/Qwen3-4B-Base --schema
+      boomspec init --preset boomerang-qwen3-8b
     """
-    template = template or ("student" if models["student"] else "hub" if models["teacher"] else "quickstart")
+    if preset == LIST:
+        click.echo(json_text({n: p.about for n, p in PRESETS.items()}, indent=2) if as_json else listing())
+        return
     named = {section: model for section, model in models.items() if model is not None}
-    if template not in TEMPLATES:
-        hint = did_you_mean(template, list(TEMPLATES)) or f"there are {', '.join(TEMPLATES)}"
-        raise BoomspecError(f"there is no template '{template}'", hint=hint)
-    if surplus := [option for option in named if option not in TEMPLATES[template]]:
-        fitting = next(known for known, options in TEMPLATES.items() if surplus[0] in options)
-        raise BoomspecError(f"the template {template} names no {surplus[0]}", hint=f"take --template {fitting}")
+    what = "preset"
+    if preset is None:
+        what, template = "template", template or _fitting(named)
+        base = _template_text(template, named)
+    else:
+        if template is not None:
+            raise BoomspecError("--preset and --template: one of them")
+        template, base = _preset_text(preset, named)
     is_file = place.suffix in (".yaml", ".yml")
     if name is None:
         model = (models["student"] or models["teacher"] or "").rstrip("/").rpartition("/")[2].lower()
         name = place.stem if is_file else model or template
     path = place if is_file else place / f"{name}.yaml"
-    text = _replaced((_FOLDER / f"{template}.yaml").read_text(encoding="utf-8"), "name: ", name)
+    text = with_value(base, "name: ", scalar(name))
     for section, model in named.items():
-        text = _replaced(text, "model: ", _relative(path.parent, model), after=f"{section}:")
+        text = with_value(text, "model: ", scalar(_relative(path.parent, model)), after=f"{section}:")
     check_experiments([Entry(parse_document(text, path)).validated()])
     written = path.with_name(_SCHEMA_FILE) if schema else None
     content = json_text(json_schema(), indent=2) + "\n" if schema else ""
@@ -95,13 +115,37 @@ def init(
         write_atomically(written, content)
     write_atomically(path, f"# yaml-language-server: $schema={_SCHEMA_FILE}\n{text}" if schema else text)
     if as_json:
-        click.echo(json_text({"spec": str(path), "template": template, "schema": written and str(written)}))
+        click.echo(json_text({"spec": str(path), what: template, "schema": written and str(written)}))
         return
-    click.echo(f"{path}: written from the template {template}")
+    click.echo(f"{path}: written from the {what} {template}")
     if written:
         click.echo(f"{written}: for completion in an editor")
     click.echo(f"next:\n  boomspec plan {path}   shows every size and what a run would do")
     click.echo(f"  boomspec run {path}    runs it")
+
+
+def _fitting(named: Collection[str]) -> str:
+    return "student" if "student" in named else "hub" if "teacher" in named else "quickstart"
+
+
+def _template_text(template: str, named: Collection[str]) -> str:
+    if template not in TEMPLATES:
+        hint = did_you_mean(template, list(TEMPLATES)) or f"there are {', '.join(TEMPLATES)}"
+        raise BoomspecError(f"there is no template '{template}'", hint=hint)
+    if surplus := [option for option in named if option not in TEMPLATES[template]]:
+        fitting = next(known for known, options in TEMPLATES.items() if surplus[0] in options)
+        raise BoomspecError(f"the template {template} names no {surplus[0]}", hint=f"take --template {fitting}")
+    return (_FOLDER / f"{template}.yaml").read_text(encoding="utf-8")
+
+
+def _preset_text(name: str, named: Collection[str]) -> tuple[str, str]:
+    """The preset's whole name and its text."""
+    whole, preset = preset_called(name)
+    text = preset.text()
+    if "student" in named or ("teacher" in named and "\n  model: " not in text):
+        wrong = "student" if "student" in named else "teacher"
+        raise BoomspecError(f"the preset {whole} names no {wrong}", hint="boomspec init --template student, or hub")
+    return whole, text
 
 
 @click.command("graph")
@@ -309,14 +353,3 @@ def _relative(folder: Path, model: str) -> str:
         return model
     relative = os.path.relpath(path.resolve(), folder.resolve())
     return relative if relative.startswith(".") else f"./{relative}"
-
-
-def _replaced(text: str, key: str, value: str, *, after: str = "") -> str:
-    """The text with another value in the first line with this key; the comment after it stays in its column."""
-    lines = text.splitlines()
-    first = lines.index(after) if after else 0
-    i = next(i for i in range(first, len(lines)) if lines[i].lstrip().startswith(key))
-    old, hash_sign, comment = lines[i].partition("  #")
-    new = old[: len(old) - len(old.lstrip())] + key + scalar(value)
-    lines[i] = f"{new:{len(old)}}{hash_sign}{comment}" if hash_sign else new
-    return "\n".join(lines) + "\n"

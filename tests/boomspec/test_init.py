@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from boomspec.commands import completion
 from boomspec.commands.cli import main
+from boomspec.commands.presets import PRESETS, SHORT
 from boomspec.commands.spec import TEMPLATES
 from boomspec.compile.check import check_experiments
 from boomspec.compile.compiler import compile_experiments
@@ -56,6 +58,50 @@ def test_the_quickstart_is_that_of_the_specs_folder_without_its_lm_eval_task():
     del expected["evaluate"]["tasks_folder"], expected["evaluate"]["bootstrap_iters"]
     expected["evaluate"]["tasks"] = {}
     assert resolve(ours.spec, family).to_json() == expected
+
+
+SAME = {  # presets that shipped specs are the same experiments as, and the sections that these choose for themselves
+    "boomerang-qwen3-4b": ("qwen3-4b", {"interpolate", "evaluate"}),
+    "boomerang-qwen3-8b": ("qwen3-8b", set()),
+    "boomerang-llama-3b": ("llama-3.2-3b", set()),
+    "boomerang-pythia-2.8b": ("pythia-2.8b", set()),
+    "boomerang-pythia-6.9b": ("pythia-6.9b", set()),
+    "quickstart": ("quickstart", {"evaluate"}),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_valid_spec_with_its_question_and_comments_and_means_the_shipped_one(name):
+    result = call("--preset", name)
+    assert result.exit_code == 0, result.output
+    path = Path(f"{name}.yaml")
+    assert f"boomspec plan {path}" in result.output
+    spec, text = load_spec(path).spec, path.read_text()
+    check_experiments([load_spec(path)])
+    assert spec.name == name
+    assert "?" in text.splitlines()[0]
+    assert sum("  # " in line for line in text.splitlines()) >= 9
+    assert max(map(len, text.splitlines())) <= 120
+    shipped, own = SAME[name]
+    theirs = load_spec(ROOT / "specs" / f"{shipped}.yaml").spec
+    for section in type(spec).model_fields.keys() - own - {"name"}:
+        assert getattr(spec, section) == getattr(theirs, section), section
+    if spec.teacher.model is not None:
+        assert spec.teacher.model in PRESETS[name].about
+
+
+def test_presets_are_listed_and_found_by_short_names_and_take_a_teacher():
+    listed = call("--preset", "list").output.splitlines()
+    assert [line.split()[0] for line in listed] == list(PRESETS)
+    assert set(json.loads(call("--preset", "list", "--json").output)) == set(PRESETS)
+    answer = json.loads(call("a.yaml", "--preset", "boomerang-llama", "--teacher", "a/b", "--json").output)
+    assert answer == {"spec": "a.yaml", "preset": "boomerang-llama-3b", "schema": None}
+    spec = load_spec(Path("a.yaml")).spec
+    assert (spec.name, spec.teacher.model, spec.interpolate.order) == ("a", "a/b", "first_to_last")
+    assert [item.value for item in completion.presets("boomerang-p")] == [
+        "boomerang-pythia", "boomerang-pythia-2.8b", "boomerang-pythia-6.9b",
+    ]  # fmt: skip
+    assert SHORT.keys().isdisjoint(PRESETS)
 
 
 def test_names_and_models_are_filled_in_and_choose_the_template():
@@ -114,6 +160,10 @@ def test_nothing_is_replaced_unless_that_is_asked_for():
         (["--template", "../../setup"], wording("init.there_no_template")),
         (["--template", "quickstart", "--teacher", "a/b"], wording("init.names_no_teacher_hint")),
         (["--template", "hub", "--student", "a/b"], wording("init.names_no_student_hint")),
+        (["--preset", "boomerang-quen3"], wording("init.there_no_preset")),
+        (["--preset", "boomerang-qwen3", "--template", "hub"], wording("init.preset_and_template")),
+        (["--preset", "boomerang-qwen3", "--student", "a/b"], wording("init.preset_names_no_student")),
+        (["--preset", "quickstart", "--teacher", "a/b"], "names no teacher"),
         (["--name", "a b"], wording("init.not_plain_name")),
         (["--name", ""], wording("init.not_plain_name_2")),
         (["--teacher", "a/b/c"], wording("init.neither_folder_nor_hub")),
