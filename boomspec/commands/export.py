@@ -8,13 +8,14 @@ import click
 from boomspec.commands import options, shared
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
-from boomspec.core.sizes import Member, compact_plan, folder_name
+from boomspec.core.sizes import Member, compact_plan
 from boomspec.models.family_file import size_folders
 from boomspec.plan.run import Run, check_runners, open_run
 from boomspec.store import Where
 
 _PATH = click.Path(path_type=Path)
 _ALL = "all"
+_GGUF, _STORED = ("f32", "f16", "bf16", "q8_0"), "stored"
 
 
 @click.command("export")
@@ -23,14 +24,31 @@ _ALL = "all"
 @options.store_option
 @click.option("--all", "every", is_flag=True, help="Every size, each in a folder of its own below FOLDER.")
 @click.option("--family", is_flag=True, help="Every size, in one FOLDER whose sizes share the files of their weights.")
+@click.option(
+    "--gguf",
+    type=click.Choice([*_GGUF, _STORED]),
+    is_flag=False,
+    flag_value=_STORED,
+    metavar="[TYPE]",
+    help=f"Write GGUF files: {', '.join(_GGUF)}. Without a type: as the weights are stored.",
+)
 @click.option("--force", is_flag=True, help="Replace the model, or the family, that is in the folder.")
 @options.json_option
 def command(
-    run: Path, places: tuple[str, ...], store: Where | None, every: bool, family: bool, force: bool, as_json: bool
+    run: Path,
+    places: tuple[str, ...],
+    store: Where | None,
+    every: bool,
+    family: bool,
+    gguf: str | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write one SIZE of RUN (a spec or the folder of a run) into FOLDER, as a Hugging Face model with a model card.
 
     SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest size not above it; the spec need not list it).
+
+    --gguf writes one file that llama.cpp reads, for architectures and tokenizers that are known to come out right.
 
     --all writes every size, with one card of them all and index.json beside them. --family writes them into one folder
     that takes little more than teacher and student: boomspec.family("FOLDER").model("80%") loads one of them.
@@ -40,16 +58,19 @@ def command(
       boomspec export specs/quickstart.yaml '6 layers' model
       boomspec export specs/quickstart.yaml --all models
       boomspec export specs/quickstart.yaml --family family
+      boomspec export specs/smollm2-135m.yaml 80% small --gguf q8_0
     """
     size, folder = _asked(places, every=every, family=family)
+    if gguf is not None and family:
+        raise BoomspecError("--gguf and --family: one of them", hint="a GGUF file holds one size: --gguf --all")
     finished = open_run(run, store)
     check_runners()
     members = finished.every() if size is None else (finished.member(size),)
     options = {"plan": None if size is None else members[0].to_json()["plan"], "force": force, "json": as_json}
-    options |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family}
+    options |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family, "gguf": gguf}
     if code := shared.wait_for("runners.cli.export", finished.graph, **options):
         sys.exit(code)
-    written = _written(finished, folder, members, one=size is not None, family=family)
+    written = _written(finished, folder, members, one=size is not None, family=family, gguf=gguf is not None)
     if as_json:
         listed = [{"folder": str(path.absolute()), **member.to_json()} for path, member in written.items()]
         click.echo(json_text(listed if size is None else listed[0]))
@@ -76,11 +97,15 @@ def _asked(places: tuple[str, ...], *, every: bool, family: bool) -> tuple[str |
 
 
 def _written(
-    finished: Run, folder: Path, members: tuple[Member, ...], *, one: bool, family: bool
+    finished: Run, folder: Path, members: tuple[Member, ...], *, one: bool, family: bool, gguf: bool
 ) -> dict[Path, Member]:
-    lineage = finished.lineage()
+    """Where each size lies."""
+    every = size_folders(finished.lineage())
+    if gguf:
+        files = (
+            (folder / f"{finished.graph.name}-{name}-{kind}.gguf", every[name]) for name in every for kind in _GGUF
+        )
+        return {path: member for path, member in files if path.is_file()}
     if one:
         return {folder: members[0]}
-    if family:
-        return {folder / name: member for name, member in size_folders(lineage).items()}
-    return {folder / folder_name(lineage, member): member for member in members}
+    return {folder / name: member for name, member in every.items() if family or member in members}

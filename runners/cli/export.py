@@ -3,6 +3,7 @@
     one size    an ordinary Hugging Face model with a model card
     all         a folder for each size, with one card and `index.json` beside them
     --shared    all in one folder whose sizes share the files of their weights (`boomspec.models.family_file`)
+    --gguf      a GGUF file for each size, with one card
 
 The folder appears by one rename, whole or not at all.
 Exit codes: 0 written, 1 it could not be written, 2 the input is wrong, 130 interrupted.
@@ -21,7 +22,7 @@ from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.json_text import json_text
 from boomspec.core.layers import STUDENT, TEACHER, layers_text
-from boomspec.core.sizes import Member, folder_name
+from boomspec.core.sizes import Member
 from boomspec.models.facts import read_facts
 from boomspec.models.family_file import CARD, FAMILY_FILE, INDEX_FILE, FamilyFile, size_folders
 from boomspec.models.folder import CONFIG
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where the model is written")
     parser.add_argument("--force", action="store_true", help="replace a model that is there")
     parser.add_argument("--shared", action="store_true", help="every size, in one folder that shares weights")
+    parser.add_argument("--gguf", metavar="TYPE", help="write GGUF files: f32, f16, bf16, q8_0, or stored")
     parser.add_argument("--json", action="store_true", help="print what is wrong as JSON")
     options = parser.parse_args(arguments)
     try:
@@ -49,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         with store.using():
             # Many folders are never replaced at once.
             force = options.force and (options.plan is not None or options.shared)
-            export(graph, store, options.plan, options.folder, force=force, shared=options.shared)
+            export(graph, store, options.plan, options.folder, force=force, shared=options.shared, gguf=options.gguf)
     except BoomspecError as error:
         return print_error(error, as_json=options.json)
     except OSError as error:
@@ -65,18 +67,28 @@ def _unwritten(place: Path, error: OSError) -> BoomspecError:
 
 
 def export(
-    graph: TaskGraph, store: Store, plan: str | None, target: Path, *, force: bool = False, shared: bool = False
+    graph: TaskGraph,
+    store: Store,
+    plan: str | None,
+    target: Path,
+    *,
+    force: bool = False,
+    shared: bool = False,
+    gguf: str | None = None,
 ) -> None:
     """Write the member of this layer plan ("s0 s1 t4") into the folder `target`.
 
-    Without a plan every size is written in one pass over the weights, each into a folder of its own, or `shared`. A
-    model that is there already is replaced with `force`, and else, like any folder that is not empty, refused. Raises
-    BoomspecError for that, and for what the store does not hold (yet).
+    Without a plan every size is written in one pass over the weights, each into a folder of its own, or `shared`.
+    `gguf`: as GGUF files of this type instead ("stored": as the weights are). A model that is there already is replaced
+    with `force`, and else, like any folder that is not empty, refused. Raises BoomspecError for that, and for what the
+    store does not hold (yet).
     """
     target = target.absolute()
     check_target(target, force=force)
     with _appearing(target, force=force) as folder, named({folder: str(target)}):
-        if plan is not None:
+        if gguf is not None:
+            _write_gguf(graph, store, plan, folder, target.name, gguf)
+        elif plan is not None:
             _write_size(graph, store, plan, folder, target.name)
         else:
             _write_all(graph, store, folder, target.name, shared=shared)
@@ -84,13 +96,10 @@ def export(
 
 def _write_size(graph: TaskGraph, store: Store, plan: str, folder: Path, name: str) -> None:
     # Not at the top: these read the environment that `main` sets.
-    from runners.modeling.models import built_folder, lineage_of
+    from runners.modeling.models import built_folder
     from runners.report.model_card import model_card
 
-    lineage = lineage_of(graph)
-    chosen = next((one for one in (lineage.trained, *lineage.members) if layers_text(one.plan) == plan), None)
-    if chosen is None:
-        raise BoomspecError(f"no model of this family has the layer plan {plan}")
+    [chosen] = _chosen(graph, plan).values()
     if (built := built_folder(graph, store, chosen)) is not None:
         shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
     else:
@@ -124,7 +133,7 @@ def _write_all(graph: TaskGraph, store: Store, folder: Path, name: str, *, share
         fitted = {size: fitted_weights(graph, store, member) for size, member in sizes.items()}
         write_family(sources, sizes, folder, description, rest=lineage.rest, fitted=fitted)
     else:
-        sizes = {folder_name(lineage, member): member for member in lineage.members}
+        sizes = _chosen(graph, None)
         _assemble(graph, store, {folder / size: member for size, member in sizes.items()})
         for size, member in sizes.items():
             card = model_card(graph, store, member, folder=folder / size, name=f"{name}/{size}")
@@ -133,6 +142,28 @@ def _write_all(graph: TaskGraph, store: Store, folder: Path, name: str, *, share
         (folder / INDEX_FILE).write_text(redact(text) + "\n", encoding="utf-8")
     card = family_card(graph, sizes, results, kind="family" if shared else "folders", name=name)
     (folder / CARD).write_text(redact(card), encoding="utf-8")
+
+
+def _write_gguf(graph: TaskGraph, store: Store, plan: str | None, folder: Path, name: str, kind: str) -> None:
+    try:
+        import gguf  # noqa: F401 - an extra
+    except ImportError as error:
+        raise BoomspecError("the package gguf is not installed", hint="pip install 'boomspec[gguf]'") from error
+    from runners.cli.gguf_export import write_gguf_sizes
+
+    write_gguf_sizes(graph, store, _chosen(graph, plan), folder, name, kind=kind, index_too=plan is None)
+
+
+def _chosen(graph: TaskGraph, plan: str | None) -> dict[str, Member]:
+    """The sizes that are written, by their names: that of a plan, or all."""
+    from runners.modeling.models import lineage_of
+
+    lineage = lineage_of(graph)
+    every = size_folders(lineage)
+    found = {name: member for name, member in every.items() if layers_text(member.plan) == plan}
+    if plan is not None and not found:
+        raise BoomspecError(f"no model of this family has the layer plan {plan}")
+    return found or {name: every[name] for name in every if every[name] in lineage.members}
 
 
 def _assemble(graph: TaskGraph, store: Store, members: dict[Path, Member]) -> None:
@@ -158,7 +189,7 @@ def check_target(target: Path, *, force: bool) -> None:
     if not force:
         raise BoomspecError(f"{target} is not empty", hint="give another folder, or replace the model there: --force")
     # --force must not delete a home folder
-    if not any((target / name).is_file() for name in (CONFIG, FAMILY_FILE)):
+    if not any((target / name).is_file() for name in (CONFIG, FAMILY_FILE)) and not list(target.glob("*.gguf")):
         raise BoomspecError(f"{target} holds no model, so it is not replaced", hint="give another folder")
 
 

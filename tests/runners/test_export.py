@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import boomspec
 from boomspec.commands.cli import main as command_line
@@ -26,6 +27,7 @@ from boomspec.core.tasks import Evaluate
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
 from runners.assembly.assemble import assemble
+from runners.assembly.gguf_file import check_known
 from runners.cli.export import export, main
 from runners.modeling.family_folder import open_family_folder
 from runners.report.model_card import fence, front_matter_of
@@ -88,9 +90,11 @@ def made(tmp_path_factory) -> Made:
         (folder / f"{i}.txt").write_text(f"document {i}\n" * 40)
     base = folder / "base-6L"
     tiny.model("llama", layers=LAYERS, tie_word_embeddings=True).save_pretrained(base)
-    tokenizer = AutoTokenizer.from_pretrained(tiny.token_artifact(folder / "tokens") / "tokenizer")
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(base)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: tiny.VOCABULARY - 1]
+    words = Tokenizer(models.BPE({token: i for i, token in enumerate(["<eos>", *letters])}, []))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    named = {"eos_token": "<eos>", "chat_template": TEMPLATE}
+    PreTrainedTokenizerFast(tokenizer_object=words, **named).save_pretrained(base)
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n# Base\n")
     spec = folder / "spec.yaml"
     spec.write_text(SPEC)
@@ -195,9 +199,45 @@ def test_a_family_in_one_folder_needs_neither_its_spec_nor_its_store(made, tmp_p
     export(made.graph, made.store, None, tmp_path / "family", shared=True, force=True)
 
 
+def test_every_size_is_written_as_a_gguf_file_with_one_card(made, tmp_path):
+    export(made.graph, made.store, None, tmp_path / "files", gguf="stored")
+    names = [f"grown-{size}-layers-f32.gguf" for size in (3, 4, 5, 6)]
+    assert sorted(path.name for path in (tmp_path / "files").iterdir()) == ["README.md", *names, "index.json"]
+    family = boomspec.family(made.spec)
+    for name, member in zip(names, family.lineage.members, strict=True):
+        read = AutoModelForCausalLM.from_pretrained(tmp_path / "files", gguf_file=name, dtype=torch.float32)
+        assert torch.equal(logits(read), logits(family.model(f"{member.layers} layers")))
+    assert [size["path"] for size in json.loads((tmp_path / "files" / "index.json").read_text())["sizes"]] == names
+    card = (tmp_path / "files" / "README.md").read_text()
+    assert front_matter_of(card)["library_name"] == "gguf"
+    assert front_matter_of(card)["license"] == "other"
+    assert f'gguf_file="{names[0]}"' in card
+    export(made.graph, made.store, plan(made, "5 layers"), tmp_path / "one", gguf="q8_0")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["README.md", "grown-5-layers-q8_0.gguf"]
+    export(made.graph, made.store, plan(made, "5 layers"), tmp_path / "one", gguf="f16", force=True)
+    assert (tmp_path / "one" / "grown-5-layers-f16.gguf").is_file()
+
+
+def test_without_its_package_gguf_is_an_error_that_names_the_extra(made, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "gguf" or "gguf" in name.split(".")[-1]]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(BoomspecError, match=wording("export.gguf_not_installed")) as found:
+        export(made.graph, made.store, None, tmp_path / "files", gguf="f32")
+    assert "boomspec[gguf]" in str(found.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_family_that_is_not_known_to_come_out_right_is_refused(tmp_path):
+    with pytest.raises(BoomspecError, match=wording("export.not_written_as_gguf")) as found:
+        check_known("gpt_neox", "pythia")
+    assert "llama, mistral, qwen2, qwen3" in str(found.value.hint)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--family", "--gguf", "f16", "x"], wording("export.gguf_or_family")),
         (["--all", "--family", "x"], wording("export.one_of_two")),
         (["--all", "3 layers", "x"], wording("export.option_takes_a_folder", option="--all", count=2)),
         (["--family"], wording("export.option_takes_a_folder", option="--family", count=0)),
