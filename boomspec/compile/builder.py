@@ -52,6 +52,8 @@ class Builder:
     tokenizer: Source | None = None  # of the teacher; None where one is trained with it
     last_teacher: tuple[str, tuple[int, ...]] = ("", ())  # whom the student learns from, and its layers of the teacher
     other_teachers: dict[str, str] = field(default_factory=dict)  # beside it, by their role in a distillation
+    # Those that are measured while the student is trained; None: nothing is.
+    sizes_during: tuple[BuiltSize, ...] | None = None
     tokens: str = ""  # the data as a whole; "" where nothing reads that
     text_names: dict[str, str] = field(default_factory=dict)  # of the sources that are text, by id
     kept: tuple[int, ...] | None = None  # None while a search has to find the layers

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from boomspec.compile.assistants import assistants
 from boomspec.compile.deployment import with_prompts
+from boomspec.compile.during import sizes_during
 from boomspec.compile.family import (
     ResolvedFamily,
     check_teacher,
@@ -82,6 +83,8 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
     if file.spec.distill is not None and file.spec.distill.patch_aware is not None:
         trained_plans(file, kept, facts.count)
     check_outputs(file, facts)
+    if file.spec.distill is not None:
+        sizes_during(file, facts, kept)
     sets = patched_sets(file, kept, facts.count)
     family = resolve_family(file, facts, kept, sets or tuple(prefixes(patchable(kept, facts.count)[::-1])))
     if not isinstance(file.spec.student.keep, KeepChoice):
@@ -95,10 +98,11 @@ def _path_problems(file: SpecFile) -> list[Problem]:
     if problems := list(variable_problems(file)):
         return problems
     spec = file.spec
-    measured = spec.evaluate is not None and spec.evaluate.held_out is not None
-    if measured and spec.data and not any(text.held_out for text in spec.data.texts.values()):
-        hint = "set documents apart: data: {held_out: {every: 20}}"
-        problems.append(file.problem(("evaluate", "held_out"), "there is no held-out text to measure", hint))
+    held_out = spec.data is None or any(text.held_out for text in spec.data.texts.values())
+    for name in ("held_out", "every") if spec.evaluate is not None and not held_out else ():
+        if getattr(spec.evaluate, name) is not None:
+            hint = "set documents apart: data: {held_out: {every: 20}}"
+            problems.append(file.problem(("evaluate", name), "there is no held-out text to measure", hint))
     other_spec(file)
     for role in roles(file):
         section, folder, place = section_of(file, role), model_folder(file, role), place_of(role)

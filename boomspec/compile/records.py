@@ -13,6 +13,7 @@ from boomspec.core.layers import LayerPlan
 from boomspec.core.losses import Losses
 from boomspec.spec.sections.baselines import DroppedRun, LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec, LossOn
+from boomspec.spec.sections.evaluation import DuringSpec
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.schemes import OnPolicySpec, SamplingSpec
 from boomspec.spec.sections.student import KeepChoice
@@ -89,10 +90,11 @@ def distill(
     tokens: int | None = None,
     losses: Losses | None = None,
     patched: tasks.Patched | None = None,
+    sizes: tuple[tasks.BuiltSize, ...] | None = None,
 ) -> tasks.Distill:
     """`tokens`, `losses`: of the training, where they are not those of the section. One with losses of its own, as a
     published baseline has, trains on the text alone, and has no balance. `patched`: models that it
-    trains, too.
+    trains, too. `sizes`: made with it, whose held-out loss is measured meanwhile, beside its own; None: nothing is.
     """
     spec, section = resolved.spec, resolved.spec.distill
     assert section is not None
@@ -111,7 +113,19 @@ def distill(
         patched=patched,
         teacher_outputs=_stored(section),
         others=_others(section),
+        during=None if sizes is None else _during(resolved, sizes, tokens=tokens),
     )
+
+
+def _during(resolved: ResolvedSpec, sizes: tuple[tasks.BuiltSize, ...], *, tokens: int | None) -> tasks.During:
+    spec, section = resolved.spec, resolved.spec.distill
+    assert spec.evaluate is not None
+    assert spec.evaluate.every is not None
+    assert section is not None
+    steps = recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens).steps
+    asked = spec.evaluate.during or DuringSpec()
+    every = max(1, min(steps, spec.evaluate.every.of(steps)))
+    return tasks.During(every=every, sizes=sizes, max_tokens=asked.max_tokens)
 
 
 def _others(section: DistillSpec) -> tasks.OtherTeachers | None:

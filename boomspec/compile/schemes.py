@@ -13,12 +13,15 @@ from boomspec.compile import records
 from boomspec.compile.assistants import assistants
 from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
+from boomspec.compile.during import sizes_during
 from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family, trained_plans
 from boomspec.compile.interpolation import add_size
 from boomspec.compile.phases import add_distillation
 from boomspec.core.tasks import Patched
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.spec_file import SpecFile
+
+_STUDENT = "student"  # what the family's own is called
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def add_student(build: Builder, facts: ModelFacts, kept: tuple[int, ...]) -> str
             model = add_size(build, family, assistant.member, student, f"interpolate {label}")
         teacher = _Teacher(model, assistant.layers)
     build.last_teacher = teacher.model, teacher.layers
-    return add_generations(build, kept, "student")
+    build.sizes_during = sizes_during(file, facts, kept)
+    return add_generations(build, kept, _STUDENT)
 
 
 def add_generations(
@@ -112,6 +116,9 @@ def _train(
     if section is not None and section.patch_aware is not None:  # then no other model comes between
         plans = trained_plans(build.file, layers, teacher.layers[-1] + 1)
         patched = Patched(share=section.patch_aware.share, plans=plans)
-    record = records.distill(build.resolved, own, start=start, initial=initial, tokens=tokens, patched=patched)
+    sizes = build.sizes_during if label == _STUDENT else None
+    record = records.distill(
+        build.resolved, own, start=start, initial=initial, tokens=tokens, patched=patched, sizes=sizes
+    )
     task = build.trainings[label] = add_distillation(build, f"distill {label}", record, inputs)
     return task

@@ -114,6 +114,7 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
                     hint = "a longer phase, or a smaller batch"
                     yield file.problem((*_PHASES, i, "tokens"), f"{short} ({distill.batch_tokens:,})", hint)
     yield from _weight_problems(file, length)
+    yield from _every_problems(file, length)
     for name, text in data.texts.items():
         at = place_of_text(name)
         if text.dataset is not None and text.max_tokens is None:
@@ -144,6 +145,16 @@ def _weight_problems(file: SpecFile, sequence_length: int) -> Iterator[Problem]:
                     message = f"{course} of {over:,} steps is longer than the training of {steps:,}"
                     hint = "a share such as 50% follows the length of the training"
                     yield file.problem(where, message, hint)
+
+
+def _every_problems(file: SpecFile, sequence_length: int) -> Iterator[Problem]:
+    """A distillation that is over before it is measured for the second time."""
+    evaluate, distill = file.spec.evaluate, file.spec.distill
+    if evaluate is not None and evaluate.every is not None and distill is not None:
+        steps = recipe(distill, seed=0, sequence_length=sequence_length).steps
+        if (every := evaluate.every.of(steps)) > steps:
+            message = f"{every:,} steps are more than the training's {steps:,}"
+            yield file.problem(("evaluate", "every"), message, "a share such as 10% follows the length of the training")
 
 
 def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Location, str, str] | None:

@@ -132,6 +132,8 @@ class Spec(Strict):
         for kind in ("texts", "speed"):
             if kind in self.execution.model_fields_set and not (self.evaluate and getattr(self.evaluate, kind)):
                 raise FieldError(f"evaluate.{kind} is not asked for", at=("execution", kind))
+        if self.evaluate is not None and self.evaluate.every is not None:
+            self._check_during(self.evaluate, self.distill)
         blockwise = self.distill and self.distill.blockwise
         own = self.student
         if blockwise and blockwise.polish is None and own.train_embedding and "train_embedding" in own.model_fields_set:
@@ -177,12 +179,36 @@ class Spec(Strict):
             "distill": self.distill,
             "teacher.pretrain": self.teacher.pretrain,
             "evaluate.held_out": self.evaluate and self.evaluate.held_out,
+            "evaluate.every": self.evaluate and self.evaluate.every,
             "interpolate.order": isinstance(self.interpolate.order, OrderSearch),
             "interpolate.seam": self.interpolate.seam,
             "baselines": any(item.naive_pruning is None for item in self.baselines),
         }
         if self.data is None and (reason := next((name for name, read in readers.items() if read), None)):
             raise FieldError("missing 'data'", hint=f"{reason} needs text")
+
+    def _check_during(self, evaluate: EvaluateSpec, distill: DistillSpec | None) -> None:
+        """Raise FieldError where the held-out loss cannot be measured while a student is trained."""
+        place = ("evaluate", "every")
+        if distill is None:
+            raise FieldError("no student is distilled here", at=place)
+        if distill.blockwise is not None:
+            raise FieldError("the student is trained block by block: there is none before the end", at=place)
+        options = self.execution.distill
+        for name, cut in (("parallel", options.parallel == "fsdp"), ("teacher", options.teacher == "sharded")):
+            if cut:
+                message = "not with evaluate.every: what is measured shares the weights of student and teacher, whole"
+                raise FieldError(message, at=("execution", "distill", name))
+        if evaluate.during is not None and evaluate.during.sizes == ():
+            return
+        reasons = {
+            "teacher_outputs": "its teacher is not there while it is trained",
+            "assistants": "it is trained beside an assistant, and not beside the teacher",
+            "generations": "it is trained beside the generation before it, and not beside the teacher",
+        }
+        if reason := next((why for name, why in reasons.items() if getattr(distill, name) is not None), None):
+            hint = "measure the student alone: during: {sizes: []}"
+            raise FieldError(f"sizes cannot be made of this student: {reason}", at=place, hint=hint)
 
     @staticmethod
     def _check_writing(options: DistillResources, *, reads: bool) -> None:

@@ -72,18 +72,13 @@ def window_losses(
     `labelled`: which of the tokens count, where the stream has a mask; else all but EOS and B do.
     """
     total = len(tokens) - 1
-    windows = list(_batches(tokens, prefix, sequence_length, batch_size, padding=eos))
-    if labelled is None:
-        no_labels = torch.tensor(sorted({eos, *prefix}))
-        labels = [rows_BS[:, 1:].masked_fill(torch.isin(rows_BS[:, 1:], no_labels), _IGNORED) for rows_BS in windows]
-    else:  # the same windows of the stream in which what does not count is no token
-        hidden = np.where(labelled, tokens.astype(np.int64), _IGNORED)
-        masked = _batches(hidden, prefix, sequence_length, batch_size, padding=_IGNORED, of=tokens)
-        labels = [rows_BS[:, 1:] for rows_BS in masked]
+    windows, labels = windows_of(
+        tokens, eos=eos, prefix=prefix, labelled=labelled, sequence_length=sequence_length, batch_size=batch_size
+    )
 
     def score(number: int, head: LMHead, hidden_BTD: Tensor) -> list[float]:
         sums_B: list[float] = (
-            _token_losses(head, hidden_BTD, labels[number].to(hidden_BTD.device)).double().sum(1).tolist()
+            token_losses(head, hidden_BTD, labels[number].to(hidden_BTD.device)).double().sum(1).tolist()
         )
         return sums_B
 
@@ -95,8 +90,29 @@ def window_losses(
     return {plan: WindowLosses(np.array(sums) / counts_W.clip(min=1), counts_W) for plan, sums in found.items()}
 
 
-@torch.inference_mode()
-def _token_losses(head: LMHead, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
+def windows_of(
+    tokens: NDArray[Any],
+    *,
+    eos: int,
+    prefix: Sequence[int],
+    labelled: NDArray[np.bool_] | None,
+    sequence_length: int,
+    batch_size: int,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Batches of windows, [B, sequence_length + 1], and of their labels, [B, sequence_length]; below 0: no label."""
+    windows = list(_batches(tokens, prefix, sequence_length, batch_size, padding=eos))
+    if labelled is None:
+        no_labels = torch.tensor(sorted({eos, *prefix}))
+        labels = [rows_BS[:, 1:].masked_fill(torch.isin(rows_BS[:, 1:], no_labels), _IGNORED) for rows_BS in windows]
+    else:  # the same windows of the stream in which what does not count is no token
+        hidden = np.where(labelled, tokens.astype(np.int64), _IGNORED)
+        masked = _batches(hidden, prefix, sequence_length, batch_size, padding=_IGNORED, of=tokens)
+        labels = [rows_BS[:, 1:] for rows_BS in masked]
+    return windows, labels
+
+
+@torch.no_grad()
+def token_losses(head: LMHead, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
     """-log p(label) in nats, fp32 [B, T], 0 where ignored. The logits are computed in parts."""
     rows = max(1, MEASURED_LOGITS // head.vocabulary)
     hidden_ND, labels_N = hidden_BTD.flatten(0, 1), labels_BT.flatten()

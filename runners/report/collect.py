@@ -17,6 +17,7 @@ import pandas as pd
 from boomspec.core.files import read_json
 from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
+from boomspec.core.tasks.training import HELD_OUT
 from boomspec.core.tasks.transfer import DELTAS
 from runners.report.loss_terms import first_step, terms_at_start
 from runners.report.study import (
@@ -61,7 +62,8 @@ def collect(record: Report | Comparison, find: Find) -> Study:
         called = f"{label}, phase {begun[-1].name}" if begun else label
         terms = tuple(terms_at_start(called, params, steps[first_step(params)])) if steps else ()
         pairs = read_json(folder / "similarity.json")["pairs"] if (folder / "similarity.json").exists() else ()
-        curves.append(TrainingCurves(label, tuple(steps), tuple(pairs), terms, begun))
+        steps, held_out = _apart(steps)
+        curves.append(TrainingCurves(label, tuple(steps), tuple(pairs), terms, begun, tuple(held_out)))
     tried = []
     for label, content in ((label, read_json(folder / "search.json")) for label, folder in searches):
         if "sets" in content:  # else it chose layers
@@ -71,6 +73,19 @@ def collect(record: Report | Comparison, find: Find) -> Study:
     made = find(record.transfer) if record.transfer is not None else ""
     deltas = read_json(made / DELTAS)["groups"] if isinstance(made, Path) else ()
     return Study([trial], {}, curves, tried, deltas)
+
+
+def _apart(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Of a training's metrics the rows of its steps, and those of the held-out losses that were measured meanwhile."""
+    steps, held_out = [], []
+    for row in rows:
+        found = {name.removeprefix(HELD_OUT): row[name] for name in row if name.startswith(HELD_OUT)}
+        if found:
+            held_out.append({"step": row["step"], **found})
+        own = {name: value for name, value in row.items() if not name.startswith(HELD_OUT)}
+        if own.keys() - {"step", "tokens"}:  # after the last step there is nothing else
+            steps.append(own)
+    return steps, held_out
 
 
 class _Evaluation:

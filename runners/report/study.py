@@ -127,7 +127,8 @@ class TrainingCurves:
     """`steps` as logged; `pairs`: cosine similarity of aligned states before and after (distillation only).
 
     `terms`: of the loss at the first step (`runners.report.loss_terms`). `phases`: where each has begun; of a training
-    in one piece none.
+    in one piece none. `held_out`: losses in front of steps and after the last one, in nats per token, where they were
+    asked for: {"step": 50, "student": 3.2, "24 layers": 3.0}.
     """
 
     label: str
@@ -135,6 +136,7 @@ class TrainingCurves:
     pairs: tuple[dict[str, Any], ...] = ()
     terms: tuple[dict[str, Any], ...] = ()
     phases: tuple[Begun, ...] = ()
+    held_out: tuple[dict[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

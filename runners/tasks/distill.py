@@ -33,6 +33,7 @@ from boomspec.models.facts import read_facts
 from boomspec.models.folder import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
+from runners.evaluation.during import HeldOutDuring
 from runners.modeling.attention import check_attention
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.hidden_states import LMHead, check_head, embedding_parameters, hidden_pairs
@@ -183,6 +184,12 @@ def _distill(
         parameters=beside,
         patched=patched,
     )
+    measured = None
+    if record.during is not None:
+        members: dict[Owner, PreTrainedModel] = {STUDENT: student, **({TEACHER: teachers[0]} if teachers else {})}
+        headers: dict[Owner, Path] = {STUDENT: target, **({TEACHER: folder} if teachers else {})}
+        rows = {"rows_at_once": options.micro_batch, "group": workers}
+        measured = HeldOutDuring(record.during, recipe, held_out, members, headers, **rows)
     written = None
     if record.on_policy is not None:
         ends = Ends(stream.eos, stream.prefix, stream.vocabulary)
@@ -190,9 +197,12 @@ def _distill(
             record.on_policy, recipe, batch, ends, student, teachers[0], workers, rows_at_once=options.micro_batch
         )
         batch, loss = written.batch, written.loss(loss, record.losses)
+    rows_of = [said.row for said in (written, patched, measured) if said is not None]
     with ExitStack() as compiled:
         if patched is not None:
             compiled.callback(patched.close)
+        if measured is not None:
+            compiled.callback(measured.close)
         for teacher in teachers:
             compiles = options.compile and shared_teachers is None
             compiled.enter_context(with_checkpointing_or_compile(teacher, compiled=compiles))
@@ -205,7 +215,8 @@ def _distill(
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
             parallel=parallel,
-            described=written.row if written is not None else patched.row if patched is not None else None,
+            described=lambda step: {name: value for row in rows_of for name, value in row(step).items()},
+            last_row=None if measured is None else measured.last_row,
             unlabelled=stream.unlabelled,
             # A layer that a step does not train has no gradient: to AdamW that is one of zeros, as in every worker.
             absent_is_zero=patched is not None,

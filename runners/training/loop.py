@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from boomspec.core.errors import BoomspecError
 from boomspec.core.losses.weight import Weight
 from boomspec.core.tasks import Recipe
+from boomspec.core.tasks.training import HELD_OUT
 from runners.modeling.labels import PADDING, inputs_of
 from runners.runtime.context import Context
 from runners.runtime.device import autocast, casts_kept
@@ -68,6 +69,7 @@ def micro_batches(
     parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
     described: Callable[[int], Mapping[str, Any]] | None = None,  # what else the metrics say of a step
     unlabelled: Collection[int] = (),  # tokens that are inputs only, beside those that a batch says
+    last_row: Callable[[], Mapping[str, Any]] | None = None,  # what they say after the last step, in a row of its own
     absent_is_zero: bool = False,  # no gradient is one of zeros: such a parameter decays, and its moments move it
     part: Part | None = None,  # the steps that are done here, where they are not all
 ) -> MicroBatches:
@@ -89,6 +91,7 @@ def micro_batches(
     try:
         with with_checkpointing_or_compile(model, checkpointing=again, compiled=compiled):
             yield from training.run(batch, loss)
+            ending = training.after_all(last_row) if last_row is not None else []
         training.writer.finish()
     except KeyboardInterrupt:
         if training.between_steps:
@@ -105,7 +108,7 @@ def micro_batches(
     if training.part.after is not None:
         training.hand_on(training.part.after)
     if training.group.is_leader:
-        lines = [json.dumps(row, allow_nan=False) + "\n" for row in training.metrics]
+        lines = [json.dumps(row, allow_nan=False) + "\n" for row in (*training.metrics, *ending)]
         (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -129,6 +132,11 @@ def learning_rate(step: int, recipe: Recipe) -> float:
             return peak * (1 - (1 - schedule.final) * way)
         case "cosine":
             return peak * (schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * way)) / 2)
+
+
+def _held_out(row: Mapping[str, Any]) -> dict[str, float]:
+    """The held-out losses of a row, as they are shown while it trains."""
+    return {f"held-out {name.removeprefix(HELD_OUT)}": row[name] for name in row if name.startswith(HELD_OUT)}
 
 
 class _Training:
@@ -158,6 +166,7 @@ class _Training:
         self.metrics: list[dict[str, Any]] = []
         self.part = Part(range(recipe.steps))
         self.described: Callable[[int], Mapping[str, Any]] = lambda step: {}
+        self.seen: dict[str, float] = {}  # of the held-out losses the last ones
         self.writer = CheckpointWriter(context.resume, self.group, context.remote)
         determinism, flops = getattr(context.record, "determinism", None), context.model_flops_per_token
         peak = device_peak(recipe.precision, determinism, measure=flops > 0)
@@ -181,6 +190,8 @@ class _Training:
                 self.warn_when_unbalanced(row)
             progress.record(row)
             shown = {key: row[key] for key in ("loss", *self.weighting.own) if key in row} | self.throughput.shown()
+            self.seen |= _held_out(row)
+            shown |= self.seen
             progress.update((step + 1 - before) * each, (end - before) * each, unit="tokens", **shown)
             if (seconds := self.writer.poll()) is not None:
                 saved, wait = time.monotonic(), max(wanted, seconds / _CHECKPOINT_SHARE)
@@ -217,7 +228,9 @@ class _Training:
             group["lr"] = rate
         seen = (step + 1) * self.recipe.sequences * self.recipe.sequence_length  # tokens, when the step is done
         row = {"step": step, "tokens": seen, "loss": total, **terms, "lr": rate, "grad_norm": norm}
+        began = time.monotonic()
         row |= {**self.weighting.columns(step), **self.described(step)}
+        self.throughput.left_out(time.monotonic() - began)
         self.between_steps = False
         self.optimizer.step()
         self.metrics.append(row)
@@ -257,6 +270,17 @@ class _Training:
         seconds = (time.monotonic() - began) / len(blocks)
         self.look_every = self.group.broadcast(max(1, math.ceil(_LOOK_SECONDS / max(seconds, 1e-6))))
         return values.pop("loss"), values
+
+    def after_all(self, last_row: Callable[[], Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The row of the metrics that follows the last step of the whole training."""
+        recipe, progress = self.recipe, self.context.progress
+        if self.part.steps.stop < recipe.steps:
+            return []
+        row = {"step": recipe.steps, "tokens": recipe.tokens, **last_row()}
+        progress.record(row)
+        done = len(self.part.steps) * recipe.sequences * recipe.sequence_length
+        progress.update(done, done, unit="tokens", **_held_out(row))
+        return [row]
 
     def is_label(self, tokens: Tensor) -> Tensor:
         """Where there is a token to be predicted."""

@@ -27,11 +27,16 @@ class Throughput:
         self._done: deque[tuple[float, int, int]] = deque()  # when a step had ended, real tokens till then, all of them
         self._first: tuple[float, int, int] | None = None
         self._steps = 0
+        self._left_out = 0.0
+
+    def left_out(self, seconds: float) -> None:
+        """So long something else was done than to train."""
+        self._left_out += seconds
 
     def step_done(self, real: int, positions: int) -> None:
         """A step has ended with so many real tokens at so many positions, padding among these."""
         _, before, all_before = self._done[-1] if self._done else (0.0, 0, 0)
-        now = time.monotonic(), before + real, all_before + positions
+        now = time.monotonic() - self._left_out, before + real, all_before + positions
         self._first = self._first or now
         self._done.append(now)
         self._steps += 1

@@ -434,6 +434,12 @@ RESULTS = {
         ("report",),
         added=tuple(f"speed of {model}" for models in SERIES.values() for model in models),
     ),
+    "the student measured while it is trained": results("evaluate.every", "50%", "distill student"),
+    "its size measured while it is trained": Edit(
+        {"evaluate.every": 4, "evaluate.during": {"sizes": ["4 layers"]}},
+        {"evaluate.every": "results", "evaluate.during": "results"},
+        ("distill student",),
+    ),
     "one task asked in a second way": Edit(
         {"evaluate.tasks": ["first", {"task": "second", "limit": 5}, {"task": "first", "num_fewshot": 5}]},
         {"evaluate.tasks.first (5-shot)": "results"},

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.errors import SpecError
-from boomspec.core.tasks import Speed, Texts
+from boomspec.core.tasks import Distill, Speed, Texts
 from tests.boomspec.conftest import Writer
 from tests.messages import wording
 
@@ -74,3 +74,61 @@ def test_what_cannot_be_meant_is_refused_at_its_place(specs: Writer, fields: dic
     (problem,) = error.value.problems
     assert message in problem.message
     assert problem.line
+
+
+def distillations(compiled) -> dict[str, Distill]:
+    return records(compiled, Distill)
+
+
+def test_the_training_of_the_student_alone_is_measured_meanwhile(specs: Writer) -> None:
+    plain, measured = specs.compiled(), specs.edited(("evaluate.every", "50%"))
+    (student,) = [name for name, of in distillations(measured).items() if of.during is not None]
+    assert student == "distill student"
+    during = distillations(measured)[student].during
+    assert during.every == max(1, distillations(measured)[student].recipe.steps // 2)
+    assert [len(size.plan) for size in during.sizes] == [4, 5]  # of 3 to 6 layers
+    others = [
+        {name: node.id for name, node in ((n.name, n) for n in compiled.graph.nodes.values()) if "random_init" in name}
+        for compiled in (plain, measured)
+    ]
+    assert others[0] == others[1]
+    cost = [
+        next(n.cost.flops for n in compiled.graph.nodes.values() if n.name == student) for compiled in (plain, measured)
+    ]
+    assert cost[1] > cost[0]
+
+
+def test_sizes_that_are_measured_meanwhile_can_be_named(specs: Writer) -> None:
+    named = specs.edited(("evaluate.every", 3), ("evaluate.during", {"sizes": ["5 layers"], "max_tokens": 50}))
+    during = distillations(named)["distill student"].during
+    assert (during.every, during.max_tokens, [len(size.plan) for size in during.sizes]) == (3, 50, [5])
+    alone = distillations(specs.edited(("evaluate.every", 3), ("evaluate.during", {"sizes": []})))
+    assert alone["distill student"].during.sizes == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evaluate.every": "0%"}, wording("during.above_0")),
+        ({"evaluate.every": 1000}, wording("during.more_steps")),
+        ({"evaluate.during": {}}, wording("during.goes_with")),
+        ({"evaluate.every": 3, "evaluate.held_out": None, "data.held_out": None}, wording("during.no_text")),
+        ({"evaluate.every": 3, "evaluate.during": {"sizes": ["3 layers"]}}, wording("during.student")),
+        ({"evaluate.every": 3, "evaluate.during": {"sizes": ["2 layers"]}}, wording("during.no_size")),
+        ({"evaluate.every": 3, "distill.generations": 2}, wording("during.beside")),
+        (
+            {"evaluate.every": 3, "distill.blockwise": {}, "distill.losses": {"hidden_nmse": {}}},
+            wording("during.blocks"),
+        ),
+        ({"evaluate.every": 3, "interpolate.order": {"search": "klpatch"}}, wording("during.no_order")),
+        (
+            {"evaluate.every": 3, "execution.distill": {"workers": 2, "parallel": "fsdp"}},
+            wording("during.cut"),
+        ),
+    ],
+)
+def test_a_training_that_cannot_be_measured_is_refused(specs: Writer, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        specs.edited(*fields.items())
+    assert message in error.value.problems[0].message
+    assert error.value.problems[0].line

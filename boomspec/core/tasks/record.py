@@ -83,6 +83,7 @@ class Cost:
     tokens: int = 0  # that go through the model
     real_tokens: int | None = 0  # of these; None: not known before a run
     flops_per_real_token: int = 0  # that `flops` counts for each of `tokens`, and that padding does not take
+    flops_per_held_out_token: int = 0  # that `flops` counts for each token that a training is measured on meanwhile
     scratch: int = 0  # bytes of disk while it runs, beside the artifact: checkpoints
     host_memory: int = 0  # bytes of main memory beside that of a GPU: what a checkpoint is written from
     model_flops_per_token: int = 0  # that a training needs for a real token, nothing counted that it computes again

@@ -8,7 +8,8 @@ from typing import Literal
 
 from boomspec.core.layers import STUDENT, LayerPlan, PlanText, patchable, plan_of, teacher_layers
 from boomspec.core.losses import CrossEntropy, Losses
-from boomspec.core.model_costs import LayerCosts
+from boomspec.core.model_costs import LayerCosts, ModelCosts
+from boomspec.core.tasks.check import BuiltSize
 from boomspec.core.tasks.generate import SAMPLED_BYTES, Sampling
 from boomspec.core.tasks.record import (
     MADE,
@@ -28,6 +29,7 @@ from boomspec.core.types import Strict
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 
 BEFORE = "before"  # the input of a phase that is the phase before it
+HELD_OUT = "held_out."  # what columns of the metrics begin with that are held-out losses
 _HELD = ("weights", "optimizer", "teacher")  # in memory all the time; "teacher 2" and others are, too
 _COUNTED = 1000  # steps whose draws a cost is estimated from
 
@@ -135,6 +137,32 @@ class Phase(Strict):
     passed: int  # steps of phases before it that have drawn from the same text
 
 
+class During(Strict):
+    """The loss on held-out text is measured in front of every `every`-th step, and after the last one.
+
+    Of the student, and of models that are made with it as it is then: their plans, and whether head and embedding are
+    one. It changes nothing of the training.
+    """
+
+    every: int
+    sizes: tuple[BuiltSize, ...]
+    max_tokens: int  # of the text at most
+
+    def points(self, steps: range, of: int) -> int:
+        """How often it is measured in these steps, of so many in all."""
+        return sum(step % self.every == 0 for step in steps) + (steps.stop == of)
+
+    def flops_per_token(self, student: ModelCosts, teacher: ModelCosts | None, length: int) -> int:
+        """Operations of one token in all models."""
+        found = student.forward(length) + student.head()
+        for size in self.sizes:
+            assert teacher is not None
+            owners = [student if layer.owner == STUDENT else teacher for layer in size.plan]
+            layers = (of.layers[layer.index] for of, layer in zip(owners, size.plan, strict=True))
+            found += sum(_forward(layer, length) for layer in layers) + owners[-1].head()
+        return found
+
+
 class Distill(Record):
     """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model;
     `outputs` with `teacher_outputs`; `before`, the phase before it, of a phase that is not the first.
@@ -161,6 +189,7 @@ class Distill(Record):
     others: OtherTeachers | None = None
     patched: Patched | None = None
     teacher_outputs: Stored | None = None  # what is stored of the teacher's outputs, which is not run then
+    during: During | None = None  # what is measured while it trains
     phase: Phase | None = None  # None: the task is the whole training
 
     @property
@@ -207,6 +236,11 @@ class Distill(Record):
             cost = replace(cost, disk=cost.disk + state)
         if self.steps.start:
             cost = replace(cost, read=cost.read + state)
+        if self.during is not None:
+            models = prices.models[MADE], prices.models.get("teacher")
+            each = self.during.flops_per_token(*models, self.recipe.sequence_length)
+            each *= self.during.points(self.steps, self.recipe.steps)
+            cost = replace(cost, flops=cost.flops + each * self.during.max_tokens, flops_per_held_out_token=each)
         if self.on_policy is not None:
             return self.on_policy.cost(cost, recipe, prices)
         if self.patched is not None:
@@ -245,6 +279,10 @@ class Distill(Record):
         )
 
     def counted(self, cost: Cost, text: TextCounts) -> Cost:
+        if self.during is not None and cost.flops_per_held_out_token:
+            fewer = max(0, self.during.max_tokens - text.held_out())
+            flops = cost.flops - fewer * cost.flops_per_held_out_token
+            cost = replace(cost, flops=flops, flops_per_held_out_token=0)
         if self.faithful is None or not self.faithful.padding:
             return cost
         rows = len(self.steps) * self.recipe.sequences  # each is one document

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from boomspec.core.tasks import Precision
-from boomspec.core.types import AlsoText, Strict, about
+from boomspec.core.types import AlsoText, ShareField, SizesField, Strict, about
 from boomspec.spec.sections.asking import AskingSpec, ChatSpec, GenerationSpec, ThinkingSpec
 from boomspec.spec.sections.deployment import SpeedSpec, TextsSpec
 from boomspec.spec.sections.training import Positive
@@ -39,6 +39,16 @@ class HeldOutSpec(Strict):
     max_tokens: Positive | None = about("Measure only so many tokens. Default: all.", ["1M"], default=None)
 
 
+class DuringSpec(Strict):
+    """What is measured while the student is trained: its held-out loss, and that of sizes made with it."""
+
+    sizes: tuple[SizesField, ...] | None = Field(None, examples=[["24 layers", "80%"], []])
+    """Sizes between student and teacher, made of the student as it is; []: the student alone. Default: two, at about a
+    third and two thirds of the way."""
+    max_tokens: Positive = Field(100_000, examples=["1M"])
+    """So much of the held-out text."""
+
+
 class EvaluateSpec(AskingSpec):
     """How every model of the family is measured."""
 
@@ -54,6 +64,11 @@ class EvaluateSpec(AskingSpec):
     """Texts that every model writes behind the same prompts, for the report."""
     speed: SpeedSpec | None = Field(None, examples=[{}, {"prompt_tokens": 2048, "batch": 8}])
     """Tokens a second and memory of every model on the machine at hand; {} takes the defaults."""
+    every: ShareField | None = Field(None, examples=["10%", 500])
+    """Measure the held-out loss during the distillation, too: so many steps apart, or a share of them, in front of the
+    first step, and after the last. It belongs to the training: one that has been made is made again. Default: not."""
+    during: DuringSpec | None = Field(None, examples=[{"sizes": ["80%"]}])
+    """What is measured then. Default: the student and two sizes."""
     precision: Precision = about("In which the models compute.", default="bf16")
     backend: Literal["transformers", "vllm"] = Field("transformers", examples=["vllm"])
     """What writes the text of tasks that have a model generate. vllm: faster, on GPUs whose machines have it installed;
@@ -63,8 +78,11 @@ class EvaluateSpec(AskingSpec):
     about 2 %. 0: no standard errors."""
 
     def model_post_init(self, _: object) -> None:
-        if not (self.tasks or self.held_out or self.texts or self.speed):
-            raise FieldError("nothing is measured: give tasks, held_out, texts or speed")
+        if not (self.tasks or self.held_out or self.texts or self.speed or self.every):
+            raise FieldError("nothing is measured: give tasks, held_out, texts, speed or every")
+        goes_with(self, "every", "during")
+        if self.every is not None and not self.every.value:
+            raise FieldError("must be above 0", at=("every",), hint="10% measures 11 times")
         goes_with(self, "tasks", "tasks_folder", "bootstrap_iters", "backend", *AskingSpec.model_fields)
         settings = [task.model_copy(update={"name": None, **self._asked(task)}) for task in self.tasks]
         if twice := sorted({one.task for one in settings if settings.count(one) > 1}):
