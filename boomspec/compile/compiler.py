@@ -22,7 +22,7 @@ from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check_against, check_complete, together
 from boomspec.compile.cost.pricing import priced
 from boomspec.compile.deployment import add_deployed, with_prompts
-from boomspec.compile.family import EvaluatedModel, ResolvedFamily, kept_layers, patched_sets, resolve_family
+from boomspec.compile.family import EvaluatedModel, ResolvedFamily, caches_of, kept_layers, patched_sets, resolve_family
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.lm_eval.sources import generates
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
@@ -166,7 +166,7 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
                 add_deployed(build, [model for model in models if model.phase is None])  # of the student's shape
                 build.products = tuple(model.task for model in inner if model.task in build.nodes)
                 fitted = file.spec.interpolate.seam is not None
-                trained = (family.student, family.every, family.rest, fitted)
+                trained = (family.student, family.every, family.rest, fitted, caches_of(facts))
                 build.lineage = Lineage(build.teacher, build.student, kept, *trained)
     if build.pending:  # no task or source is left but those that the searches need
         needed = set(build.pending)

@@ -14,13 +14,13 @@ from boomspec.compile.places import errors_at
 from boomspec.core import layers
 from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.layers import STUDENT, TEACHER, KeepRule, LayerPlan, Owner
-from boomspec.core.sizes import Member, labels, no_such_size, select_member, shown_bytes
+from boomspec.core.sizes import LayerCache, Member, labels, no_such_size, select_member, shown_bytes
 from boomspec.core.tasks import Series
 from boomspec.core.types import Sizes
 from boomspec.models.facts import ModelFacts, positions_of, read_as, size_of
 from boomspec.models.families import row_of
 from boomspec.models.fit import plan_entries, whole_names, with_rest
-from boomspec.models.kv_cache import layer_cache_bytes
+from boomspec.models.kv_cache import layer_cache_bytes, layer_caches
 from boomspec.models.plan_config import plan_config
 from boomspec.spec.sections.interpolate import BudgetSpec, OrderSearch
 from boomspec.spec.sections.student import KeepChoice
@@ -142,10 +142,23 @@ def _best(budget: BudgetSpec, facts: ModelFacts, kept: Sequence[int], members: S
     return best, f"{asked}: needs {shown_bytes(needs[best.patched])}"
 
 
+def caches_of(facts: ModelFacts) -> tuple[LayerCache, ...]:
+    """What each layer caches when the model writes; none where that is not known, or it does not write."""
+    try:
+        return () if is_masked(facts) else layer_caches(facts)
+    except BoomspecError:
+        return ()
+
+
+def is_masked(facts: ModelFacts) -> bool:
+    """Whether it is a masked language model."""
+    return "MaskedLM" in " ".join(map(str, facts.config.get("architectures") or ())) or row_of(facts.model_type).masked
+
+
 def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
     """Raise SpecError for what the teacher cannot be used for, such as training on more tokens than its positions."""
     spec, problems = file.spec, []
-    if "MaskedLM" in " ".join(map(str, facts.config.get("architectures") or ())) or row_of(facts.model_type).masked:
+    if is_masked(facts):
         for section in ("distill", "evaluate"):
             if getattr(spec, section) is not None:
                 message = f"a {facts.model_type} model is a masked language model: it can only be built"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, PlanText, layers_text
@@ -43,6 +43,13 @@ class Member:
         return {"layers": self.layers, "patched": self.patched, **sizes, "plan": layers_text(self.plan)}
 
 
+class LayerCache(NamedTuple):
+    """What one layer caches of keys and values."""
+
+    bytes: int  # for one token of one sequence
+    window: int | None = None  # tokens that it looks back; None: all of them
+
+
 @dataclass(frozen=True)
 class Lineage:
     """A family: where teacher and student come from, and every size that it has."""
@@ -54,11 +61,13 @@ class Lineage:
     members: tuple[Member, ...]  # by patched blocks, built by the graph or not; the last one is the teacher
     rest: bool = False  # members with layers of the teacher have its other parts, too
     seams: bool = False  # members of layers of both have weights of their own, fitted at their seams
+    cache: tuple[LayerCache, ...] = ()  # of each layer of the teacher; none where that is not known
 
     def to_json(self) -> dict[str, Any]:
         ids = {"teacher": self.teacher, "student": self.student, "kept": list(self.kept)}
         sizes = {"trained": self.trained.to_json(), "members": [member.to_json() for member in self.members]}
-        return ids | sizes | {name: True for name in ("rest", "seams") if getattr(self, name)}
+        named = {name: True for name in ("rest", "seams") if getattr(self, name)}
+        return ids | sizes | named | ({"cache": [list(one) for one in self.cache]} if self.cache else {})
 
     def is_fitted(self, member: Member) -> bool:
         """Whether a member has weights that neither teacher nor student has."""

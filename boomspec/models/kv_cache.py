@@ -8,6 +8,7 @@ an error, not a guess.
 """
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.sizes import LayerCache
 from boomspec.models.checkpoint import FLOAT_BYTES
 from boomspec.models.facts import ModelFacts
 from boomspec.models.families import row_of
@@ -27,6 +28,12 @@ _OTHER_CACHES = {
 
 def layer_cache_bytes(facts: ModelFacts, *, context: int, batch: int) -> list[int]:
     """Bytes that each layer caches for `batch` sequences of `context` tokens; BoomspecError where that is not known."""
+    caches = layer_caches(facts)
+    return [one.bytes * batch * (context if one.window is None else min(context, one.window)) for one in caches]
+
+
+def layer_caches(facts: ModelFacts) -> tuple[LayerCache, ...]:
+    """What each layer caches; BoomspecError where that is not known."""
     config = facts.config
     for what, keys in _OTHER_CACHES.items():
         if key := next((key for key in keys if config.get(key)), None):
@@ -44,8 +51,7 @@ def layer_cache_bytes(facts: ModelFacts, *, context: int, batch: int) -> list[in
         for name, shape in names.items():
             if name.endswith(("k_proj.weight", "v_proj.weight")) and shape[0] != width:
                 raise _unknown(facts, f"{name} gives {shape[0]} values for a token, config.json says {width}")
-    tokens = [context if window is None else min(context, window) for window in windows(facts)]
-    return [2 * width * FLOAT_BYTES[facts.dtype] * batch * count for count in tokens]
+    return tuple(LayerCache(2 * width * FLOAT_BYTES[facts.dtype], window) for window in windows(facts))
 
 
 def windows(facts: ModelFacts) -> list[int | None]:

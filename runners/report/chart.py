@@ -111,7 +111,8 @@ class Looks:
         self.entries = entries
 
     def _by_series(self, values: Sequence[Any]) -> Spec:
-        return {"field": "series", "type": "nominal", "scale": {"domain": self.names, "range": values}, "legend": None}
+        scale = {"type": "ordinal", "domain": self.names, "range": values}  # of widths the default would be another
+        return {"field": "series", "type": "nominal", "scale": scale, "legend": None}
 
     @property
     def color(self) -> Spec:
@@ -261,7 +262,8 @@ def static(figure: Figure) -> Spec:
     views = [{"width": inner, **_view(panel, figure.height)} for panel in figure.panels]
     for view in views:  # on paper nobody points at anything
         view["layer"] = [one for one in view["layer"] if one["mark"] != _UNSEEN]
-    drawn: Spec = {"concat": views, "columns": columns} if len(views) > 1 else views[0]
+    apart = {"resolve": {"scale": {"color": "independent"}}}
+    drawn: Spec = {"concat": views, "columns": columns, **apart} if len(views) > 1 else views[0]
     if figure.label:
         title = {"text": figure.label, "fontSize": 12, "fontWeight": "normal"}
         drawn = {"vconcat": [drawn], "title": title} if "title" in drawn else {**drawn, "title": title}
@@ -284,7 +286,7 @@ def interactive(figure: Figure) -> list[Spec]:
                 mark, [{}], {"x": {**first, "field": "x", "axis": None}},
                 transform=[{"filter": "isValid(chosen)"}, {"calculate": "chosen", "as": "x"}],
             )  # fmt: skip
-            view["layer"] = [*view["layer"], chosen]
+            view["layer"] = [panel.layers[0], chosen, *panel.layers[1:]]  # behind the marks
         auto = {"type": "fit-x", "contains": "padding"}
         found.append(
             {

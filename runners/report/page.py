@@ -24,11 +24,14 @@ from runners.report import tables
 from runners.report.chart import DARK, INK, LIGHT, SMALL, WIDTH, Figure, interactive, sample
 from runners.report.collect import collect
 from runners.report.compare import against_references
+from runners.report.cost_figures import cost_figure
+from runners.report.deployment import speed_table, texts_side_by_side
 from runners.report.figures import CONTROLS, LOOKS, MOST_LINES, difference_lines, size_figure, size_lines
 from runners.report.findings import findings, outcome
 from runners.report.format import count, number, signed, size
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.run_notes import Notes, notes_of, why
+from runners.report.sizes import known_families, shown_speed, sizes_of, store_options
 from runners.report.study import MOST_IN_RANGE, SERIES, Study, series_name
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
 from runners.report.vega import FORMATS, library, library_version, write_figure
@@ -54,7 +57,7 @@ _FAMILY = "the student, the sizes built from it without training, and the teache
 class Drawing(NamedTuple):
     """One figure with its place on the page; `name` is also the name of its file."""
 
-    group: str  # hero, others, searches, trainings or similarities
+    group: str  # hero, others, costs, searches, trainings or similarities
     name: str
     title: str
     caption: str
@@ -69,7 +72,7 @@ def draw(study: Study) -> list[Drawing]:
     drawings: list[Drawing] = []
     used: Counter[str] = Counter()
     parts = [_of_several(study, measure) if study.axes else _of_one(study, measure) for measure in study.measures]
-    for group, kind, label, title, caption, figure in chain(*parts, _of_process(study)):
+    for group, kind, label, title, caption, figure in chain(*parts, _of_costs(study), _of_process(study)):
         name = f"{kind}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in label.lower())
         used[name] += 1  # of those that would lie in one file the later ones are numbered
         name += f"-{used[name]}" if used[name] > 1 else ""
@@ -88,6 +91,16 @@ def _of_one(study: Study, measure: str) -> _Parts:
         caption += " Bars are one standard error."
     width = SMALL if not main and len(study.measures) > 2 else WIDTH
     yield "hero" if main else "others", "size", measure, name, caption, size_figure(study, measure, width=width)
+
+
+def _of_costs(study: Study) -> _Parts:
+    """What sizes cost where they are used: one figure for each measure."""
+    on = "; ".join(study.machines)
+    for measure in study.measures:
+        if (figure := cost_figure(study, measure)) is not None:
+            what = "Each point is one size of the family, named by its layers."
+            caption = f"{what} Time of one token: of a text that is being written. Measured on {on}."
+            yield "costs", "cost", measure, study.name(measure), caption, figure
 
 
 def _of_process(study: Study) -> _Parts:
@@ -163,16 +176,18 @@ def render(
     terms: Sequence[tables.Table] = (),
     notes: Notes | None = None,
     figures: str = "",
+    sizes: Sequence[dict[str, Any]] | None = None,
 ) -> str:
     """The page's HTML.
 
     `files`: texts of the files that it offers for download; large ones lie beside it. `figures`: where those of the
-    figures are, from the page.
+    figures are, from the page. `sizes`: what the slider shows, `runners.report.sizes`.
     """
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
     measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing)]))
     subtasks = [name for name in dict.fromkeys(row.measure for row in study.rows) if name not in measures]
     missing = tables.missing_lines(study)
+    shown_sizes = sizes_of(study) if sizes is None else sizes
     one: dict[str, Any] = {}
     if not study.axes:
         one = {"models": tables.model_table(study, measures), "subtasks": tables.model_table(study, subtasks)}
@@ -196,6 +211,11 @@ def render(
         notes=notes or Notes(),
         style=_style(),
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        sizes=shown_sizes,
+        known=_in_script(shown_sizes),
+        costs=[table for trial in study.trials if (table := speed_table(trial))["lines"]] if not study.axes else [],
+        written=texts_side_by_side(study.trials[0]) if not study.axes and study.trials else [],
+        shown_speed=shown_speed,
         specifications=_in_script({drawing.name: interactive(drawing.figure) for drawing in drawings}),
         library=library().replace("</script", "<\\/script"),
         versions=library_version(),
@@ -238,7 +258,8 @@ def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict
     folder = run_folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     notes = notes_of(graph, store, failures, several=bool(study.axes))
-    return write_page(folder, study, title=graph.name, figures=folder, notes=notes)
+    sizes = sizes_of(study, known_families(graph), run_folder.name, store_options(store))
+    return write_page(folder, study, title=graph.name, figures=folder, notes=notes, sizes=sizes)
 
 
 def fetched(graph: TaskGraph, store: Store, inputs: Mapping[str, str]) -> dict[str, Path]:
@@ -248,14 +269,24 @@ def fetched(graph: TaskGraph, store: Store, inputs: Mapping[str, str]) -> dict[s
     return {role: folders[key] for role, key in keys.items() if key in folders}
 
 
-def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: Notes | None = None) -> Path:
+def write_page(
+    folder: Path,
+    study: Study,
+    *,
+    title: str,
+    figures: Path,
+    notes: Notes | None = None,
+    sizes: Sequence[dict[str, Any]] | None = None,
+) -> Path:
     """Write a study's page and tables into `folder`, its figures into `figures`."""
     drawings, terms = draw(study), tables.terms_of(study, notes.terms if notes else ())
     files = tables.files(study, title, notes.trainings if notes else (), terms)
     for drawing in drawings:
         write_figure(drawing.figure, figures / drawing.name)
     beside = "" if figures == folder else f"{figures.relative_to(folder).as_posix()}/"
-    html = render(study, title=title, drawings=drawings, files=files, terms=terms, notes=notes, figures=beside)
+    html = render(
+        study, title=title, drawings=drawings, files=files, terms=terms, notes=notes, figures=beside, sizes=sizes
+    )
     for name, text in {**files, PAGE: html}.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder / PAGE

@@ -161,7 +161,7 @@ def test_only_code_and_data_of_the_packages_are_in_a_bundle_and_twice_the_same(t
     assert contents(folders[0]) == contents(folders[1])
     assert one.size == two.size == sum(map(len, contents(folders[0]).values())) < 2_500_000
     names = contents(folders[0]).keys()
-    assert {Path(name).suffix for name in names} == {".py", ".jinja", ".css", ".js", ".yaml", ".json"}
+    assert {Path(name).suffix for name in names} == {".py", ".jinja", ".css", ".js", ".yaml", ".json", ".typed"}
     assert {name for name in names if not name.startswith(("boomspec/", "runners/"))} == {
         "job/graph.json",
         "job/lock.json",
