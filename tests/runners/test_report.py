@@ -177,7 +177,7 @@ def test_the_page_needs_nothing_but_itself(published):
     beside = {path.name for path in published.iterdir()}  # what is offered, and not needed
     assert all(place.startswith(("#", "data:")) or place in beside for place in links.places)
     assert not {"link", "img", "iframe"} & set(links.elements)
-    assert links.elements.count("script") == 3  # numbers, the library, the page's own
+    assert links.elements.count("script") == 4  # of sizes, of figures, the library, the page's own
     without_library = page.replace(library(), "")
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest|<script[^>]* src", without_library)
     assert links.elements.count("figure") == 4  # two measures, one training, one similarity
