@@ -8,9 +8,10 @@ import click
 from boomspec.commands import options, shared
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
-from boomspec.core.sizes import Member, compact_plan
+from boomspec.core.sizes import Member, compact_plan, shown_bytes
 from boomspec.models.family_file import size_folders
-from boomspec.plan.run import Run, check_runners, open_run
+from boomspec.models.push import Upload, find_repository, is_exported, planned_upload, upload
+from boomspec.plan.run import Run, open_run
 from boomspec.store import Where
 
 _PATH = click.Path(path_type=Path)
@@ -32,6 +33,9 @@ _GGUF, _STORED = ("f32", "f16", "bf16", "q8_0"), "stored"
     metavar="[TYPE]",
     help=f"Write GGUF files: {', '.join(_GGUF)}. Without a type: as the weights are stored.",
 )
+@click.option("--push", metavar="OWNER/NAME", help="Upload to this repository of the Hugging Face hub, with --yes.")
+@click.option("--public", is_flag=True, help="With --push: a repository that everyone can read. Default: private.")
+@click.option("--yes", is_flag=True, help="With --push: upload; without it, what would be uploaded is shown.")
 @click.option("--force", is_flag=True, help="Replace the model, or the family, that is in the folder.")
 @options.json_option
 def command(
@@ -41,6 +45,9 @@ def command(
     every: bool,
     family: bool,
     gguf: str | None,
+    push: str | None,
+    public: bool,
+    yes: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -50,6 +57,9 @@ def command(
 
     --gguf writes one file that llama.cpp reads, for architectures and tokenizers that are known to come out right.
 
+    --push shows what would be uploaded to the hub, and uploads it with --yes: what was written just now, or, where RUN
+    is a folder that was exported before, that folder. The repository is private unless --public is given.
+
     --all writes every size, with one card of them all and index.json beside them. --family writes them into one folder
     that takes little more than teacher and student: boomspec.family("FOLDER").model("80%") loads one of them.
 
@@ -58,25 +68,50 @@ def command(
       boomspec export specs/quickstart.yaml '6 layers' model
       boomspec export specs/quickstart.yaml --all models
       boomspec export specs/quickstart.yaml --family family
-      boomspec export specs/smollm2-135m.yaml 80% small --gguf q8_0
+      boomspec export specs/qwen3-4b.yaml 80% small --gguf q8_0
+      boomspec export family --push me/family
     """
-    size, folder = _asked(places, every=every, family=family)
-    if gguf is not None and family:
-        raise BoomspecError("--gguf and --family: one of them", hint="a GGUF file holds one size: --gguf --all")
-    finished = open_run(run, store)
-    check_runners()
-    members = finished.every() if size is None else (finished.member(size),)
-    options = {"plan": None if size is None else members[0].to_json()["plan"], "force": force, "json": as_json}
-    options |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family, "gguf": gguf}
-    if code := shared.wait_for("runners.cli.export", finished.graph, **options):
-        sys.exit(code)
-    written = _written(finished, folder, members, one=size is not None, family=family, gguf=gguf is not None)
+    if push is None and (public or yes):
+        raise BoomspecError(f"{'--public' if public else '--yes'} goes with --push")
+    to = None if push is None else find_repository(push, public=public)  # before anything is written
+    exported = to is not None and not places and is_exported(run)
+    folder = run
+    if not exported:
+        size, folder = _asked(places, every=every, family=family)
+        if gguf is not None and family:
+            raise BoomspecError("--gguf and --family: one of them", hint="a GGUF file holds one size: --gguf --all")
+        finished = open_run(run, store)
+        members = finished.every() if size is None else (finished.member(size),)
+        options = {"plan": None if size is None else members[0].to_json()["plan"], "force": force, "json": as_json}
+        options |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family, "gguf": gguf}
+        if code := shared.wait_for("runners.cli.export", finished.graph, **options):
+            sys.exit(code)
+        written = _written(finished, folder, members, one=size is not None, family=family, gguf=gguf is not None)
+        if as_json and to is None:
+            listed = [{"folder": str(path.absolute()), **member.to_json()} for path, member in written.items()]
+            click.echo(json_text(listed if size is None else listed[0]))
+        for path, member in written.items() if not as_json else ():
+            sizes = f"{member.layers} layers, {member.parameters:,} parameters"
+            click.echo(f"{path}: {sizes}, {compact_plan(member.plan)}")
+    if to is not None:
+        _push(planned_upload(folder, to), yes=yes, as_json=as_json)
+
+
+def _push(planned: Upload, *, yes: bool, as_json: bool) -> None:
+    """Show what would be uploaded, and upload it with `yes`, or where a person at a terminal says so."""
+    if not as_json:
+        click.echo("\n".join(planned.lines()))
+    if not yes and not as_json and sys.stdin.isatty():
+        yes = click.confirm("Upload?")
+    if yes and not as_json:
+        click.echo(f"uploading {shown_bytes(planned.bytes)} ...")
+    address = upload(planned) if yes else None
     if as_json:
-        listed = [{"folder": str(path.absolute()), **member.to_json()} for path, member in written.items()]
-        click.echo(json_text(listed if size is None else listed[0]))
-        return
-    for path, member in written.items():
-        click.echo(f"{path}: {member.layers} layers, {member.parameters:,} parameters, {compact_plan(member.plan)}")
+        click.echo(json_text({**planned.to_json(), "uploaded": address}))
+    elif address is not None:
+        click.echo(f"uploaded: {address}")
+    else:
+        click.echo(f"nothing was uploaded; this does it: {planned.command}")
 
 
 def _asked(places: tuple[str, ...], *, every: bool, family: bool) -> tuple[str | None, Path]:
