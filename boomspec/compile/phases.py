@@ -41,7 +41,7 @@ def add_distillation(
 
     `in_phases`: where the spec has phases, each is a task. Else, as a published baseline has it, the whole is one.
     """
-    parts = _parts(build, inputs) if in_phases else []
+    parts = _parts(build, record, inputs) if in_phases else []
     if not parts:
         return _add(build, name, record, inputs)
     made: list[tuple[str, str]] = []
@@ -64,17 +64,23 @@ def _add(build: Builder, name: str, record: Distill, inputs: Mapping[str, str]) 
     return build.add(name, record, read)
 
 
-def _parts(build: Builder, inputs: Mapping[str, str]) -> list[_Part]:
+def _parts(build: Builder, record: Distill, inputs: Mapping[str, str]) -> list[_Part]:
     """The phases of the spec, one at least; none where it has no phases."""
     section = build.resolved.spec.distill
     if section is None or section.phases is None:
         return []
     steps = steps_of_phases(section, build.resolved.data.sequence_length)
     firsts, passed = [0, *accumulate(steps)], dict[str, int]()
-    found = []
+    found: list[_Part] = []
     for phase, name, count, first in zip(section.phases, names(section.phases), steps, firsts, strict=False):
-        text = inputs["tokens"]
+        text = inputs["tokens"] if phase.data is None else build.tokens_of(phase.data)
         own = Phase(first=first, steps=count, passed=passed.get(text, 0))
         passed[text] = passed.get(text, 0) + count
-        found.append(_Part(name, own if len(steps) > 1 else None, phase.losses, {}))
+        read = {"tokens": text}
+        # All phases are measured on one text: with `during` on that of all measures, else on that of the first phase,
+        # whose task then depends on no other text.
+        measured = build.tokens if record.during is not None else found[0].inputs["tokens"] if found else text
+        if text != measured:
+            read["held_out"] = measured
+        found.append(_Part(name, own if len(steps) > 1 else None, phase.losses, read))
     return found

@@ -41,7 +41,7 @@ def default_text(spec: Spec) -> str | Mapping[str, BlendPart] | None:
 def readers_of_all(spec: Spec) -> dict[str, bool]:
     """What reads the data as a whole, by its place in the spec, and whether it is there."""
     return {
-        "distill": spec.distill is not None,
+        "distill": spec.distill is not None and any(text is None for text in _texts_of_phases(spec)),
         "teacher.pretrain": spec.teacher.pretrain is not None,
         "evaluate.held_out": spec.evaluate is not None and spec.evaluate.held_out is not None,
         "student.keep": isinstance(spec.student.keep, KeepChoice),
@@ -51,12 +51,19 @@ def readers_of_all(spec: Spec) -> dict[str, bool]:
     }
 
 
+def _texts_of_phases(spec: Spec) -> list[str | Mapping[str, BlendPart] | None]:
+    """What each phase of a distillation reads; None: the data as a whole, as a training in one piece does."""
+    return [None if phase is None else phase.data for phase in (spec.distill and spec.distill.phases) or (None,)]
+
+
 def named_texts(spec: Spec) -> set[str]:
     """The sources that something reads."""
     if spec.data is None:
         return set()
     whole = default_text(spec)
     found = {whole} if isinstance(whole, str) else set(whole or ())
+    for text in _texts_of_phases(spec):
+        found |= {text} if isinstance(text, str) else {*(text or ())}
     if spec.teacher.pretrain is not None:
         found.add(next(iter(spec.data.texts)))  # which its tokenizer is trained on
     return found
@@ -72,8 +79,10 @@ def blend_problems(file: SpecFile) -> Iterator[Problem]:
         hint = f"{reader} reads the data as a whole; with equal shares: {{{equal}}}"
         yield file.problem(("data",), "missing 'blend'", hint, key=True)
         return
+    if data.blend is not None and not any(readers_of_all(spec).values()):
+        yield file.problem(("data", "blend"), "nothing reads the data as a whole", "remove it", key=True)
     for name in data.sources.keys() - named_texts(spec):
-        hint = "give it a part of data.blend, or remove it"
+        hint = "give it a part of data.blend, or name it in a phase, or remove it"
         yield file.problem(place_of_text(name), f"nothing reads the source '{name}'", hint, key=True)
 
 

@@ -4,7 +4,8 @@ What a training takes never changes another task: the length of the text is the 
 proposed here and never derived.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from boomspec.compile.text_sources import place_of_text
 from boomspec.core.errors import Problem
@@ -12,6 +13,7 @@ from boomspec.core.losses.weight import WeightCourse
 from boomspec.core.tasks.record import Optimizer, Recipe, Schedule
 from boomspec.spec.sections.baselines import TRAINED, DroppedRun, LaCoSpec, ShortGPT
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
+from boomspec.spec.sections.shares import BlendPart
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import DistillSpec, Training
 from boomspec.spec.spec_file import Spec, SpecFile
@@ -118,7 +120,7 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
     for name, text in data.texts.items():
         at = place_of_text(name)
         if text.dataset is not None and text.max_tokens is None:
-            needed = f"this spec's trainings need max_tokens: {_tokens_needed(file.spec)}"
+            needed = f"this spec's trainings need max_tokens: {_tokens_needed(file.spec, name)}"
             yield file.problem(at, "missing 'max_tokens'", f"how much of the data set is read; {needed}", key=True)
         if text.max_tokens is not None and text.max_tokens <= length:
             message = f"{text.max_tokens:,} tokens are less than one sequence ({length:,}) and its last label"
@@ -179,8 +181,22 @@ def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Locatio
     return where, message, "a share such as 1% follows the length of the training"
 
 
-def _tokens_needed(spec: Spec) -> str:
-    """Tokens of which the longest training or search reads none twice, as people write them, never fewer: "2.11B"."""
+def _taken(text: str | Mapping[str, BlendPart] | None, source: str, tokens: int) -> int:
+    """How many of so many tokens of a text are of one source, at most."""
+    if text is None or isinstance(text, str):
+        return tokens if text in (None, source) else 0
+    if (part := text.get(source)) is None:
+        return 0
+    if part.unit == "tokens":
+        return int(part.value)
+    return math.ceil(tokens * part.value / sum(other.value for other in text.values()))
+
+
+def _tokens_needed(spec: Spec, source: str) -> str:
+    """Tokens of a source of which the longest training or search reads none twice, as people write them: "2.11B".
+
+    Never fewer. Of phases that name their text those alone count that read this one.
+    """
     assert spec.data is not None
     length = spec.data.sequence_length
     calibrated = ("shortgpt", "laco", "contiguous_drop", "linear_patch")
@@ -190,6 +206,10 @@ def _tokens_needed(spec: Spec) -> str:
     for section, _, tokens, place in _trainings(spec):
         sequences, _ = _sequences_and_steps(section, length, tokens)
         steps = _steps((section, (), tokens, place), length)
+        if place == _PHASES and isinstance(section, DistillSpec):
+            counts = zip(section.phases or (), steps_of_phases(section, length), strict=True)
+            read.append(sum(_taken(phase.data, source, count * sequences * length) for phase, count in counts))
+            continue
         # A polish begins where the blocks have ended.
         passed = read[-1] if place[:3] == ("distill", "blockwise", "polish") else 0
         read.append(passed + steps * sequences * length)

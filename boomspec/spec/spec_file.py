@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import AfterValidator, Field
 
-from boomspec.core.errors import Problem, SpecError
+from boomspec.core.errors import Problem, SpecError, did_you_mean
 from boomspec.core.graph import NAME
 from boomspec.core.tasks.record import Algorithms
 from boomspec.core.types import Number, Strict, about
 from boomspec.spec.document import Document
 from boomspec.spec.sections.baselines import IN_PHASES, Baselines
-from boomspec.spec.sections.data import DataSpec
+from boomspec.spec.sections.data import DataSpec, check_blend
 from boomspec.spec.sections.evaluation import EvaluateSpec
 from boomspec.spec.sections.execution import DistillResources, ExecutionSpec
 from boomspec.spec.sections.interpolate import InterpolateSpec, OrderSearch
@@ -167,6 +167,7 @@ class Spec(Strict):
         if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
             message = "a tokenizer that is trained here has no token for the beginning of a sequence"
             raise FieldError(message, hint="its documents begin after its end-of-text", at=("data", "bos"))
+        self._check_texts_of_phases()
         if self.interpolate.seam is not None and self.teacher.keeps_rest:
             message = "cannot be fitted for sizes that keep other parts of the teacher"
             raise FieldError(message, hint="teacher.rest: drop", at=("interpolate", "seam"))
@@ -209,6 +210,20 @@ class Spec(Strict):
         if reason := next((why for name, why in reasons.items() if getattr(distill, name) is not None), None):
             hint = "measure the student alone: during: {sizes: []}"
             raise FieldError(f"sizes cannot be made of this student: {reason}", at=place, hint=hint)
+
+    def _check_texts_of_phases(self) -> None:
+        """Raise FieldError at a phase whose text is none of the data's."""
+        sources = (self.data and self.data.sources) or {}
+        for i, phase in enumerate((self.distill and self.distill.phases) or ()):
+            place = ("distill", "phases", i, "data")
+            if phase.data is not None and not sources:
+                hint = "name texts: data: {sources: {web: {...}, code: {...}}}"
+                raise FieldError("the data has no sources with names", hint=hint, at=place)
+            if isinstance(phase.data, str) and phase.data not in sources:
+                hint = did_you_mean(phase.data, list(sources)) or f"data.sources has {', '.join(sources)}"
+                raise FieldError(f"there is no source '{phase.data}'", hint=hint, at=place)
+            if isinstance(phase.data, Mapping):
+                check_blend(phase.data, sources, at=place)
 
     @staticmethod
     def _check_writing(options: DistillResources, *, reads: bool) -> None:

@@ -13,6 +13,7 @@ from boomspec.core.losses import KL, CrossEntropy, Losses
 from boomspec.core.tasks import Distill, Phase, Report, TeacherOutputs
 from boomspec.core.tasks.report import Begun
 from tests.boomspec.conftest import Writer
+from tests.boomspec.model_folders import llama
 from tests.messages import wording
 
 Edits = tuple[tuple[str, Any], ...]
@@ -191,3 +192,82 @@ def test_terms_that_last_may_have_other_weights(specs: Writer) -> None:
     other = {"taid": {"weight": 1.0}, "hidden_mse": {"projection": True, "weight": 3.0}, "cross_entropy": {}}
     edits = phased([TWO[0], {**TWO[1], "losses": other}], ("distill.losses", losses))
     assert set(record(by_name(specs.edited(*edits))[LAST]).losses.terms()) == {"taid", "hidden_mse", "cross_entropy"}
+
+
+SOURCES = {"web": {"files": "[0-3].txt"}, "code": {"files": "[4-6].txt"}}
+NAMED = {
+    "data.files": None, "data.sources": SOURCES, "data.blend": {"web": 0.5, "code": 0.5}, "data.held_out": {"every": 2},
+}  # fmt: skip
+TURNS = [{"data": "web", "tokens": 1024}, {"data": "code", "tokens": 512}, {"data": "web", "tokens": 512}]
+
+
+def named(phases: list[dict[str, Any]], **data: Any) -> Edits:
+    edits = {**NAMED, **{path.replace("__", "."): value for path, value in data.items()}}
+    return phased(phases, *edits.items())
+
+
+def without_blend(edits: Edits) -> Edits:
+    return tuple(edit for edit in edits if edit[0] != "data.blend")
+
+
+def test_a_phase_reads_its_text_where_those_before_it_have_ended_on_the_same_one(specs: Writer) -> None:
+    nodes = by_name(specs.edited(*named(TURNS)))
+    web, code = nodes["tokenize web"].id, nodes["tokenize code"].id
+    chain = [nodes[f"distill student, phase {name}"] for name in ("1", "code")] + [nodes[LAST]]
+    assert [node.task.inputs["tokens"] for node in chain] == [web, code, web]
+    assert [record(node).phase for node in chain] == [
+        Phase(first=0, steps=4, passed=0),
+        Phase(first=4, steps=2, passed=0),
+        Phase(first=6, steps=2, passed=4),
+    ]
+    # Similarities of all are measured on the text of the first; the loss of all models on the data as a whole.
+    assert [node.task.inputs.get("held_out") for node in chain] == [None, web, None]
+    assert nodes["evaluate student after phase code: held_out"].task.inputs["tokens"] == nodes["blend"].id
+    during = by_name(specs.edited(*named(TURNS, evaluate__every="50%")))  # on the text of the other held-out losses
+    for name in (FIRST.replace("web", "1"), LAST):
+        assert during[name].task.inputs["held_out"] == during["blend"].id
+    mixed = by_name(specs.edited(*named([TURNS[0], {"data": {"web": 3, "code": 1}, "tokens": 512}])))
+    blend = mixed["blend web 3.0, code 1.0"]
+    assert mixed[LAST].task.inputs["tokens"] == blend.id
+    assert set(blend.task.inputs.values()) == {web, code}
+
+
+def test_the_text_of_a_later_phase_changes_none_before_it(specs: Writer) -> None:
+    model = llama(specs.folder / "teacher", layers=6)  # a teacher that is trained here reads the data as a whole
+    alone = {"teacher": {"model": str(model)}, "evaluate": None, "baselines": []}
+    phases = [{"data": "web", "tokens": 1024}, {"data": "code", "tokens": 512}]
+    first = by_name(specs.edited(*without_blend(named(phases, **alone))))
+    assert {name for name, node in first.items() if node.task.kind in ("tokenize", "blend")} == {
+        "tokenize web", "tokenize code",
+    }  # fmt: skip
+    changed = {"web": SOURCES["web"], "code": {"files": "[4-7].txt"}}
+    second = by_name(specs.edited(*without_blend(named(phases, **alone, data__sources=changed))))
+    name = "distill student, phase web"
+    assert first[name].id == second[name].id
+    assert first[LAST].id != second[LAST].id
+    with pytest.raises(SpecError, match=wording("phases.blend_unread")):
+        specs.edited(*named(phases, **alone))
+
+
+@pytest.mark.parametrize(
+    ("edits", "place", "message"),
+    [
+        (phased([{"data": "web", "tokens": 512}]), "distill.phases[0].data", wording("phases.no_names")),
+        (named([TURNS[0], {"data": "wen", "tokens": 512}]), "distill.phases[1].data", wording("phases.did_you_mean")),
+        (named([{"data": {"web": 1, "books": 1}, "tokens": 512}]), "distill.phases[0].data.books",
+         wording("blends.no_source")),
+        (named([{"data": {"web": "1k", "code": 1}, "tokens": 512}]), "distill.phases[0].data.code",
+         wording("blends.weight_among_budgets")),
+        (named([{"data": ["web"], "tokens": 512}]), "distill.phases[0].data", wording("phases.text_or_mapping")),
+        (named([TURNS[0]], data__blend={"web": 1}), "data.sources.code", wording("blends.nothing_reads")),
+        (named([{"data": "code", "tokens": 512}], data__sources={**SOURCES, "code": {"dataset": "a/b"}}),
+         "data.sources.code", wording("phases.max_tokens")),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_not_there_is_refused_where_it_stands(
+    specs: Writer, edits: Edits, place: str, message: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        specs.edited(*edits)
+    assert message in str(caught.value)
+    assert place in str(caught.value)

@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
-from pydantic.json_schema import WithJsonSchema
+from pydantic import Field
 
 from boomspec.core.errors import did_you_mean
 from boomspec.core.types import AlsoText, Count, Strict, about
-from boomspec.spec.sections.shares import BlendPart, parse_part
+from boomspec.spec.sections.shares import Blend, BlendPart
 from boomspec.spec.sections.training import NotNegative, Positive
 from boomspec.spec.validate import FieldError, goes_with, only_one
 from boomspec.spec.yaml_reader import Location
@@ -83,15 +82,6 @@ class SourceSpec(Strict):
 
 
 _SOURCE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-_PART_SCHEMA = {
-    "anyOf": [{"type": "number"}, {"type": "string"}],
-    "description": "A weight, or a budget of tokens, which has a unit.",
-    "examples": [0.7, "30%", "0.5B"],
-}
-Part = Annotated[
-    BlendPart, BeforeValidator(parse_part), PlainSerializer(BlendPart.written), WithJsonSchema(_PART_SCHEMA)
-]
-Blend = Annotated[dict[str, Part], Field(min_length=1)]
 
 
 def check_blend(blend: Mapping[str, BlendPart], sources: Mapping[str, SourceSpec], *, at: Location = ()) -> None:

@@ -3,13 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from boomspec.core.losses import Loss, Losses, PairLoss
 from boomspec.core.types import Count, Strict, about
 from boomspec.spec.sections.schemes import some_loss
+from boomspec.spec.sections.shares import Blend
 from boomspec.spec.validate import FieldError
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,31}"
@@ -21,9 +22,17 @@ def _plain(name: str) -> str:
     return name
 
 
+def _data_form(value: Any) -> str:
+    return "name" if isinstance(value, str) else "blend"
+
+
 class PhaseSpec(Strict):
     """A part of the training. Schedule and optimiser go on through all phases."""
 
+    data: Annotated[Annotated[str, Tag("name")] | Annotated[Blend, Tag("blend")], Discriminator(_data_form)] | None = (
+        Field(None, examples=["web", {"web": 0.7, "code": 0.3}])
+    )
+    """The text: a source of data.sources, or how several are mixed. Default: the data as a whole."""
     tokens: Annotated[Count, Field(gt=0)]
     """Training tokens of this phase, rounded to whole steps."""
     losses: Annotated[Losses, AfterValidator(some_loss)] | None = Field(
@@ -31,7 +40,7 @@ class PhaseSpec(Strict):
     )
     """Terms of the loss in this phase; the key is the kind. Default: distill.losses."""
     name: Annotated[str, AfterValidator(_plain)] | None = about(
-        "What the report calls it. Default: its number.", ["web"], default=None
+        "What the report calls it. Default: its source, or its number.", ["web"], default=None
     )
 
 
@@ -49,8 +58,13 @@ Phases = Annotated[tuple[PhaseSpec, ...], AfterValidator(_some_phase)]
 
 
 def names(phases: Sequence[PhaseSpec]) -> tuple[str, ...]:
-    """What the phases are called: as they say, else by their numbers."""
-    return tuple(phase.name or str(number) for number, phase in enumerate(phases, start=1))
+    """What the phases are called: as they say, else as the source that they alone have, else by their numbers."""
+    sources = Counter(phase.data for phase in phases if isinstance(phase.data, str))
+    found = []
+    for number, phase in enumerate(phases, start=1):
+        source = phase.data if isinstance(phase.data, str) and sources[phase.data] == 1 else None
+        found.append(phase.name or source or str(number))
+    return tuple(found)
 
 
 def check_terms(losses: Sequence[Losses], *, balanced: bool) -> None:

@@ -7,7 +7,10 @@ import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic.json_schema import WithJsonSchema
 
 from boomspec.core.types import Strict, parse_count, parse_number
 
@@ -45,6 +48,17 @@ def parse_part(value: object) -> BlendPart:
     if weight > _LARGEST_WEIGHT:
         raise ValueError(f"a weight is {_LARGEST_WEIGHT:g} at most, not {value}; a budget has a unit, such as 500M")
     return BlendPart(unit="weight", value=weight)
+
+
+_PART_SCHEMA = {
+    "anyOf": [{"type": "number"}, {"type": "string"}],
+    "description": "A weight, or a budget of tokens, which has a unit.",
+    "examples": [0.7, "30%", "0.5B"],
+}
+Part = Annotated[
+    BlendPart, BeforeValidator(parse_part), PlainSerializer(BlendPart.written), WithJsonSchema(_PART_SCHEMA)
+]
+Blend = Annotated[dict[str, Part], Field(min_length=1)]
 
 
 def proportions(weights: Sequence[float]) -> tuple[int, ...]:
