@@ -3,19 +3,20 @@
 Speeds are rows of a `Study` beside those of quality (`Study.speeds`), texts are `Study.texts`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from runners.report.study import SERIES, UNITS, Row, Size, Study, Trial, model_of
+from runners.report.study import SERIES, UNITS, Row, Study, Trial, model_of
 
 Table = dict[str, Any]
 _MODEL = ("model", "series", "layers", "parameters", "bytes")
 _SPEED = (*_MODEL, "metric", "value", "unit", "higher_is_better", "measured_on", "note")
+_DURING = ("training", "step", "model", "loss")
 _TEXT = (*_MODEL, "chat", "prompt", "sample", "text", "tokens", "ended")
 
 
 def deployment_files(study: Study) -> dict[str, tuple[Sequence[str], list[Table]]]:
-    """Columns and rows of "deployment" and "texts"; what nobody asked for is left out."""
+    """Columns and rows of "deployment", "texts" and "during"; what nobody asked for is left out."""
 
     def of(trial: Trial) -> Table:
         return {"experiment": trial.label, "axes": trial.axes} if study.axes else {}
@@ -27,7 +28,14 @@ def deployment_files(study: Study) -> dict[str, tuple[Sequence[str], list[Table]
         for one in trial.written
         for text in one.texts
     ]
-    found = {"deployment": (_SPEED, speeds), "texts": (_TEXT, texts)}
+    during = [
+        {"training": training.label, "step": row["step"], "model": model, "loss": loss}
+        for training in study.trainings
+        for row in training.held_out
+        for model, loss in row.items()
+        if model != "step"
+    ]
+    found = {"deployment": (_SPEED, speeds), "texts": (_TEXT, texts), "during": (_DURING, during)}
     return {name: (columns, rows) for name, (columns, rows) in found.items() if rows}
 
 
@@ -62,14 +70,3 @@ def texts_side_by_side(trial: Trial) -> list[Table]:
             line = {"model": one.model, "size": one.size, "chat": one.chat, "text": text}
             found.setdefault((text.prompt, text.sample), []).append(line)
     return [{"prompt": prompt, "sample": sample, "lines": lines} for (prompt, sample), lines in found.items()]
-
-
-def quality_against(trial: Trial, measure: str, metric: str, cost: str) -> Mapping[Size, tuple[float, float]]:
-    """Of the family: (what a size costs, its quality). `cost`: a metric of speed, "parameters" or "bytes"."""
-    costs = {model_of(row.cell): row.value for row in trial.speeds if row.metric == cost}
-    points = {}
-    for row in trial.series("family", measure, metric):
-        value = costs.get(model_of(row.cell)) if cost not in ("parameters", "bytes") else getattr(row.cell, cost)
-        if value is not None:
-            points[row.size] = (float(value), row.value)
-    return points

@@ -26,6 +26,7 @@ from runners.report.collect import collect
 from runners.report.compare import against_references
 from runners.report.cost_figures import cost_figure
 from runners.report.deployment import speed_table, texts_side_by_side
+from runners.report.during_figure import held_out_figure
 from runners.report.figures import CONTROLS, LOOKS, MOST_LINES, difference_lines, size_figure, size_lines
 from runners.report.findings import findings, outcome
 from runners.report.format import count, number, signed, size
@@ -110,6 +111,10 @@ def _of_process(study: Study) -> _Parts:
     for label, training in ((training.label, training) for training in study.trainings if training.steps):
         caption = "Every optimiser step (faint) and its running mean. Terms are drawn without their weights."
         yield "trainings", "training", label, label, caption, training_figure(training)
+    for label, training in ((training.label, training) for training in study.trainings if training.held_out):
+        title = f"{label}: held-out loss while it is trained"
+        caption = "Of the student, and of sizes that are made with it as it is at that step, in front of each step."
+        yield "trainings", "during", label, title, caption, held_out_figure(training)
     for label, training in ((training.label, training) for training in study.trainings if training.pairs):
         caption = "Mean cosine similarity of aligned hidden states, before and after distillation, on the same text."
         yield "similarities", "similarity", label, label, caption, similarity_figure(training)

@@ -6,6 +6,7 @@ groups.csv        (several experiments) one row per size and metric of each grou
 losses.csv        one row per training and term of its loss: how large it was at the first step, and its weight
 trainings.csv     (of a run) one row per training: its tokens a second, its model FLOPs utilisation, what it ran on
 deployment.csv    (where it is asked for) one row per model and metric of speed and memory, with what it was measured on
+during.csv        (where it is asked for) one row per training, step and model: its held-out loss meanwhile
 texts.csv         (where it is asked for) one row per text that a model wrote
 differences.csv   (several experiments) one row per size and measure of each group that is compared with another
 """

@@ -22,7 +22,7 @@ from boomspec.store import FolderStore
 from runners.executor.ready import Ready
 from runners.modeling.models import load_frozen
 from runners.report.collect import collect
-from runners.report.deployment import quality_against, texts_side_by_side
+from runners.report.deployment import texts_side_by_side
 from runners.runtime.context import Context
 from runners.tasks import speed, texts
 from runners.verify.choose import choose
@@ -155,7 +155,7 @@ def test_the_speed_on_another_device_is_not_measured_here(tmp_path: Path, artifa
 def family(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, FolderStore]:
     """A run of all tasks of a spec that asks for texts and speed."""
     folder = tmp_path_factory.mktemp("family")
-    more = {"texts": {"prompts": ["line 1", "text"]}, "speed": {"prompt_tokens": 8, "new_tokens": 4}}
+    more = {"texts": {"prompts": ["line 1", "text"]}, "speed": {"prompt_tokens": 8, "new_tokens": 4}, "every": "50%"}
     store = FolderStore(folder / "store")
     graph = small.compiled(small.write_spec(folder, evaluate=more), store).graph
     small.execute(graph, store)
@@ -168,8 +168,8 @@ def test_the_report_has_texts_side_by_side_and_three_pictures_of_one_family(fami
     study = collect(node.task.record, lambda role: store.path(graph.nodes[i := node.task.inputs[role]].task.kind, i))
     assert list(study.texts) == ["student", "interpolated 3 layers", "teacher"]
     assert [asked["prompt"] for asked in texts_side_by_side(study.trials[0])] == ["line 1", "text"]
-    for cost in ("parameters", "peak_memory_bytes", "decode_tokens_per_second"):
-        assert len(quality_against(study.trials[0], "held_out", "loss", cost)) == 3
+    for metric in ("peak_memory_bytes", "decode_tokens_per_second"):
+        assert [row.cell.layers for row in study.speeds if row.metric == metric] == [2, 3, 4]
     assert "speed" not in study.measures  # no quality
     assert len(study.machines) == 1
     assert not study.missing
@@ -179,6 +179,11 @@ def test_the_report_has_texts_side_by_side_and_three_pictures_of_one_family(fami
     content = json.loads((folder / "results.json").read_text())
     assert {row["metric"] for row in content["deployment"]} >= {"peak_memory_bytes", "cache_bytes"}
     assert len(content["texts"]) == 6
+    (curves,) = [training for training in study.trainings if training.held_out]
+    assert [row["step"] for row in curves.held_out] == [0, 1, 2]
+    assert all({"loss", "step"} <= step.keys() for step in curves.steps)
+    assert {row["model"] for row in content["during"]} == {"student", "3 layers"}
+    assert (folder / "figures" / "during-student.png").stat().st_size > 0
 
 
 def test_nothing_else_runs_while_the_speed_is_measured(family) -> None:
