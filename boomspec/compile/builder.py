@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import distributions
-from typing import Any
+from typing import Any, Literal
 
 from boomspec.compile.family import ResolvedFamily
 from boomspec.compile.resolved import ResolvedSpec
@@ -50,6 +50,7 @@ class Builder:
     teacher: str = ""
     student: str = ""
     tokenizer: Source | None = None  # of the teacher; None where one is trained with it
+    own_tokenizer: Literal["same", "other", "unknown"] = "same"  # of a student that exists, against the teacher's
     last_teacher: tuple[str, tuple[int, ...]] = ("", ())  # whom the student learns from, and its layers of the teacher
     other_teachers: dict[str, str] = field(default_factory=dict)  # beside it, by their role in a distillation
     # Those that are measured while the student is trained; None: nothing is.
@@ -69,6 +70,17 @@ class Builder:
     def source(self, source: Source) -> str:
         self.adopted.discard(source.id)
         return self.sources.setdefault(source.id, source).id
+
+    def tokenizer_of(self, model: str, *, asked_anew: bool) -> dict[str, str]:
+        """The input that gives a student that exists its teacher's tokenizer: none, where it has that itself.
+
+        All sizes of a family read text alike, and a student's folder may have no tokenizer, or another chat template.
+        `asked_anew`: where it cannot be told whether the two are the same, the teacher's is given.
+        """
+        differs = self.own_tokenizer == "other" or (self.own_tokenizer == "unknown" and asked_anew)
+        if model != self.student or not differs or self.tokenizer is None:
+            return {}
+        return {"tokenizer": self.source(self.tokenizer)}
 
     def add(self, name: str, record: Record, inputs: dict[str, str], *, generates: bool = False) -> str:
         """Add a task; its id. It may run the code that the models before it bring along, where that is trusted."""

@@ -14,7 +14,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from boomspec.compile import records
 from boomspec.compile.baselines import add_interpolated, baselines
@@ -41,6 +41,7 @@ from boomspec.core.tasks import Cell, Compared, Comparison, Distill, Evaluate, L
 from boomspec.core.tasks.report import Begun
 from boomspec.models.facts import ModelFacts
 from boomspec.models.fit import plan_entries
+from boomspec.models.hub import has_tokenizer
 from boomspec.spec.problems import for_each
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
@@ -236,7 +237,8 @@ def _add_student(
         add_other_teachers(build, teacher, partial(_existing, build))
         build.student = add_student(build, teacher, kept)
         return None
-    facts, model, _ = model_sources(build.file, "student")
+    facts, model, tokenizer = model_sources(build.file, "student")
+    build.own_tokenizer = _compared(build, tokenizer)
     with errors_at(build.file, ("student", "model")):
         if facts.count != len(kept):
             raise BoomspecError(f"the student has {facts.count} layers, its mapping names {len(kept)}")
@@ -251,6 +253,21 @@ def _after_phases(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel
     return [EvaluatedModel("phase", f"student after phase {name}", family.student, task, name) for name, task in made]
 
 
+def _compared(build: Builder, tokenizer: Source) -> Literal["same", "other", "unknown"]:
+    """The tokenizer of a student that exists, against the teacher's. Of two on the hub it is not known."""
+    if "sha256" in tokenizer.identity:
+        has = bool(tokenizer.identity["sha256"])
+    else:
+        name, commit = tokenizer.identity["hub"], tokenizer.identity["revision"]
+        has = build.file.once(("has tokenizer", name, commit), partial(has_tokenizer, name, commit))
+    theirs = build.tokenizer
+    if not has or theirs is None:
+        return "other"
+    if "sha256" not in tokenizer.identity or "sha256" not in theirs.identity:
+        return "unknown"
+    return "same" if tokenizer.identity == theirs.identity else "other"
+
+
 def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
     evaluations = records.evaluations(build.file)
     reads = [{"tasks": build.source(source)} if source else {"tokens": build.tokens} for _, _, source in evaluations]
@@ -261,6 +278,8 @@ def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
             role = f"{model.label}/{name}"
             assert role not in build.roles  # labels differ
             called, inputs = f"evaluate {model.label}: {name}", {"model": model.task, **read}
+            if isinstance(record.measure, LmEval):
+                inputs |= build.tokenizer_of(model.task, asked_anew=record.measure.chat is not None)
             build.roles[role] = build.add(called, record, inputs, generates=wrote)
 
     def cell(model: EvaluatedModel, measure: str, record: Evaluate) -> Cell:

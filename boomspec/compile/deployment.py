@@ -8,7 +8,7 @@ from boomspec.compile import records
 from boomspec.compile.builder import Builder
 from boomspec.compile.family import EvaluatedModel
 from boomspec.compile.places import resolve_path
-from boomspec.core.tasks import Cell
+from boomspec.core.tasks import Cell, Texts
 from boomspec.spec.spec_file import SpecFile, memoized_for
 
 _PLACE = ("evaluate", "texts")
@@ -64,7 +64,10 @@ def add_deployed(build: Builder, models: Sequence[EvaluatedModel]) -> None:
     deployed = records.deployments(build.file)
     for model in models:
         for record in deployed:
-            task = build.add(f"{record.kind} of {model.label}", record, {"model": model.task})
+            inputs = {"model": model.task}
+            if isinstance(record, Texts):
+                inputs |= build.tokenizer_of(model.task, asked_anew=True)
+            task = build.add(f"{record.kind} of {model.label}", record, inputs)
             build.roles[_role(model, record.kind)] = task
     kinds = tuple(record.kind for record in deployed)
     build.deployed = build.file.once(

@@ -17,7 +17,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.code import CODE_FILES, CONFIGS
 from boomspec.models.facts import ModelFacts, Same, read_config
-from boomspec.models.folder import CONFIG, check_config, is_hub_file, names_in, refusal
+from boomspec.models.folder import CONFIG, check_config, is_hub_file, is_tokenizer_file, names_in, refusal
 from boomspec.models.quantized import check_quantization, whole_facts
 
 # A few kilobytes need no progress bar; what the person has set wins. Read when huggingface_hub is imported.
@@ -136,6 +136,14 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
         return commit, whole_facts(folder, model)
     except BoomspecError:
         return commit, replace(facts, believed=True)
+
+
+def has_tokenizer(model: str, commit: str) -> bool:
+    """Whether a repository holds a tokenizer, as its listing or else its folder in the cache says."""
+    names = _listed(model, commit)
+    if not names and (folder := cached_model(model, commit)) is not None:
+        names = list(names_in(folder))
+    return any(is_tokenizer_file(name) for name in names)
 
 
 def hub_header(model: str, commit: str, file: str) -> list[TensorEntry]:

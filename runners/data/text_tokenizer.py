@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -106,6 +108,18 @@ def copy_tokenizer(source: Source, folder: Path) -> None:
         forget_code(folder)
     if context := source.identity.get(CONTEXT):  # fields of the model's config that decide the tokenizer's class
         (folder / CONFIG).write_text(json.dumps(context, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def tokenizer_folder(given: Input | None, own: Path) -> Iterator[Path]:
+    """A folder with the tokenizer that a task is given, or else with a model's own."""
+    if given is None:
+        yield own
+        return
+    assert given.source is not None
+    with TemporaryDirectory(prefix="boomspec-tokenizer-") as temporary:
+        copy_tokenizer(given.source, folder := Path(temporary, "tokenizer"))
+        yield folder
 
 
 def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> TextTokenizer:

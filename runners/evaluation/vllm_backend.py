@@ -24,7 +24,14 @@ _MEMORY_SHARE = 0.9  # of the GPU's memory, or of the task's share of it: vLLM f
 
 
 def vllm_harness(
-    folder: Path, *, precision: Precision, measure: LmEval, gpus: float, trusted: bool, progress: Progress
+    folder: Path,
+    *,
+    tokenizer: Path,
+    precision: Precision,
+    measure: LmEval,
+    gpus: float,
+    trusted: bool,
+    progress: Progress,
 ) -> Any:
     """A model in a folder, for `run_task`. Raises BoomspecError where vLLM is not installed."""
     if find_spec("vllm") is None:
@@ -47,7 +54,8 @@ def vllm_harness(
             seed, thinking = measure.seed or 0, measure.thinking
             options: dict[str, Any] = {"gpu_memory_utilization": share, "trust_remote_code": trusted, "seed": seed}
             options |= {} if thinking is None else {"think_end_token": thinking.end}
-            super().__init__(pretrained=str(folder), dtype=_DTYPES[precision], batch_size="auto", **options)
+            options |= {"tokenizer": str(tokenizer), "dtype": _DTYPES[precision], "batch_size": "auto"}
+            super().__init__(pretrained=str(folder), **options)
 
         def turn_to(self, plan: LayerPlan) -> None:
             self._rounds = []  # there is one

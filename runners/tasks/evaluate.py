@@ -11,6 +11,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
 from boomspec.core.layers import LayerPlan
 from boomspec.core.tasks import Evaluate, HeldOut, LmEval
+from runners.data.text_tokenizer import tokenizer_folder
 from runners.data.tokens import TOKENIZER, TokenStream
 from runners.evaluation import held_out
 from runners.evaluation.family import Loaded, load
@@ -120,38 +121,43 @@ def _lm_eval(
 
     source = context.inputs["tasks"].source
     assert source is not None
-    if loaded is None:
-        from runners.evaluation.vllm_backend import vllm_harness
+    given = context.inputs.get("tokenizer")
+    folder = model_folder(context.inputs["model"]) if loaded is None else loaded.folder
+    code = context.code_of("model" if given is None else "tokenizer") if loaded is None or given else loaded.code
+    with tokenizer_folder(given, folder) as tokenizer:
+        if loaded is None:
+            from runners.evaluation.vllm_backend import vllm_harness
 
-        lm = vllm_harness(
-            folder := model_folder(context.inputs["model"]),
-            precision=context.record.precision,
-            measure=measure,
-            gpus=context.execution.gpus,
-            trusted=prepare_custom_code(folder, "model", context.code_of("model")),
-            progress=context.progress,
-        )
-    else:
-        lm = Harness(
-            loaded.members,
-            tokenizer=loaded.folder,
-            trusted=prepare_custom_code(loaded.folder, "tokenizer", loaded.code),
-            batch_size=context.batch_size,
-            progress=progress,
-            measure=measure,
-            kept=loaded.kept,
-        )
-    for plan, found, counts in run_task(lm, measure=measure, source=source):
-        if isinstance(found, BoomspecError):
-            yield plan, found
-            continue
-        results = portable(found, source.location.get("folder"))
-        results["config"] = {
-            "model": context.record.backend or "hf",
-            "model_dtype": context.record.precision,
-            "limit": measure.limit,
-            "bootstrap_iters": measure.bootstrap_iters,
-            **{f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")},
-            **measure.model_dump(include={"chat", "generation", "thinking", "samples"}, exclude_none=True),
-        }
-        yield plan, (results, items_of(results, results["samples"]), counts)
+            lm = vllm_harness(
+                folder,
+                tokenizer=tokenizer,
+                precision=context.record.precision,
+                measure=measure,
+                gpus=context.execution.gpus,
+                trusted=prepare_custom_code(folder, "model", context.code_of("model")),
+                progress=context.progress,
+            )
+        else:
+            lm = Harness(
+                loaded.members,
+                tokenizer=tokenizer,
+                trusted=prepare_custom_code(tokenizer, "tokenizer", code),
+                batch_size=context.batch_size,
+                progress=progress,
+                measure=measure,
+                kept=loaded.kept,
+            )
+        for plan, found, counts in run_task(lm, measure=measure, source=source):
+            if isinstance(found, BoomspecError):
+                yield plan, found
+                continue
+            results = portable(found, source.location.get("folder"))
+            results["config"] = {
+                "model": context.record.backend or "hf",
+                "model_dtype": context.record.precision,
+                "limit": measure.limit,
+                "bootstrap_iters": measure.bootstrap_iters,
+                **{f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")},
+                **measure.model_dump(include={"chat", "generation", "thinking", "samples"}, exclude_none=True),
+            }
+            yield plan, (results, items_of(results, results["samples"]), counts)

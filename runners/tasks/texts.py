@@ -18,6 +18,7 @@ import torch
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
 from boomspec.core.tasks import Texts
+from runners.data.text_tokenizer import tokenizer_folder
 from runners.modeling.foreign_code import tokenizer_of
 from runners.modeling.generation import write
 from runners.modeling.models import load_frozen, model_folder
@@ -31,7 +32,9 @@ def run(context: Context[Texts]) -> None:
     record, found, samples = context.record, list[dict[str, Any]](), context.record.samples or 1
     with deterministic_mode(record.determinism, context.progress.note), torch.inference_mode():
         folder, code = model_folder(context.inputs["model"]), context.code_of("model")
-        tokenizer = tokenizer_of(folder, code)
+        given = context.inputs.get("tokenizer")
+        with tokenizer_folder(given, folder) as own:
+            tokenizer = tokenizer_of(own, code if given is None else context.code_of("tokenizer"))
         chat = uses_chat(record, tokenizer, folder)
         model = load_frozen(folder, dtype=frozen_dtype(record.precision), code=code)
         for number, prompt in enumerate(record.prompts):

@@ -6,7 +6,7 @@ from boomspec.core.tasks.record import Cost, Determinism, Precision, Prices, Rec
 
 
 class Texts(Record):
-    """Texts that a model writes behind prompts. Inputs: `model`."""
+    """Texts that a model writes behind prompts. Inputs: `model`, and `tokenizer` where it is not the model's own."""
 
     kind, version = "texts", 1
     usual_work = 5

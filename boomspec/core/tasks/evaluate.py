@@ -51,7 +51,7 @@ class LmEval(Strict):
 
 
 class Evaluate(Record):
-    """Inputs: `model`; `tokens` for held-out text, `tasks` (source) for lm-eval."""
+    """Inputs: `model`; `tokens` for held-out text; for lm-eval `tasks`, and `tokenizer` if not the model's own."""
 
     kind, version = "evaluate", 3
     usual_work = 10
