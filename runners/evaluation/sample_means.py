@@ -67,9 +67,14 @@ def add_unfinished(results: dict[str, Any], counts: Counted, *, texts: int, erro
             continue
         shares_D = np.array([found.unfinished.get(document, 0) for document in sorted(found.documents)], float)
         shares_D *= len(shares_D) / max(1, found.generations)  # a task may ask several times for each text
-        results["results"][name] |= {
+        own = results["results"][name]
+        # A report draws the first metric that has a standard error: never this one.
+        known = any("_stderr," in key and is_number(value) for key, value in own.items())
+        error = _stderr(shares_D, errors and known)
+        results["results"][name] = {
+            **own,
             f"{UNFINISHED},none": float(shares_D.mean()),
-            f"{UNFINISHED}_stderr,none": _stderr(shares_D, errors),
+            f"{UNFINISHED}_stderr,none": error,
         }
         results["higher_is_better"].setdefault(name, {})[UNFINISHED] = False
 

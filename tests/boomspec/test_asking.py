@@ -1,19 +1,22 @@
 """How a spec says that models are asked: what reaches the records, what does not, and what is refused, where."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from boomspec.compile.lm_eval import packages
 from boomspec.compile.lm_eval.asking import asking_warnings
 from boomspec.compile.lm_eval.packages import missing_packages
-from boomspec.compile.lm_eval.tasks import task_index
+from boomspec.compile.lm_eval.tasks import stock_folder, task_index
 from boomspec.core.errors import SpecError
 from boomspec.core.tasks import Chat, Evaluate, Generation, LmEval, Thinking
 from boomspec.plan.changes import compare
 from boomspec.plan.origins import side
+from boomspec.spec.sections.evaluation import EvaluateSpec
 from tests.boomspec import model_folders
 from tests.boomspec.conftest import Writer
 from tests.messages import wording
@@ -268,6 +271,18 @@ def test_a_system_prompt_that_the_template_does_not_take_is_an_error(
     with pytest.raises(SpecError, match=message) as raised:
         asking.compiled(["greedy"], chat={"system": "Be brief."})
     assert [problem.where for problem in raised.value.problems] == ["evaluate.chat.system"]
+
+
+def test_the_settings_of_the_docs_are_those_of_the_language() -> None:
+    """Their variables are those of Qwen3's template, their tasks those of the installed lm-eval."""
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
+    written = [yaml.safe_load(block)["evaluate"] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    index = task_index(stock_folder())
+    for fields in written:
+        sections = EvaluateSpec.model_validate({**fields, "tasks": [{"task": name} for name in fields["tasks"]]})
+        assert all(sections.generation_of(task) and sections.samples_of(task) == 4 for task in sections.tasks)
+        assert set(fields["tasks"]) <= index.names
+    assert len(written) == 2
 
 
 def test_a_package_that_a_task_needs_is_named_with_what_installs_it(asking: Asking) -> None:

@@ -12,6 +12,7 @@ import yaml
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from boomspec.compile.lm_eval.sources import local_data
@@ -47,6 +48,15 @@ WRITTEN: dict[str, Any] = {
     "metric_list": [{"metric": "exact_match"}],
 }
 
+BOS, END, THINK, ANSWER = "<bos>", "<end>", "<think>", "</think>"
+WORDS = {"<eos>": 0, **{str(i): i for i in range(1, 60)}, BOS: 60, END: 61, THINK: 62, ANSWER: 63}
+ROLES = "{% set role = {'system': '51', 'user': '52', 'assistant': '53'} %}"
+TEMPLATE = (
+    ROLES
+    + "{{ bos_token }} {% for m in messages %}{{ role[m['role']] }} {{ m['content'] }} {{ '<end> ' }}{% endfor %}"
+    + "{% if add_generation_prompt %}53 {% if think %}<think> {% endif %}{% endif %}"
+)
+
 
 def numbers(count: int, start: int = 1) -> str:
     """A text of so many tokens."""
@@ -67,6 +77,21 @@ def model(folder: Path, *, broken: bool = False, **fields: Any) -> Path:
     words = Tokenizer(WordLevel({"<eos>": 0, **{str(i): i for i in range(1, tiny.VOCABULARY)}}, unk_token="<eos>"))
     words.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>").save_pretrained(folder / "model")
+    return folder
+
+
+def chat_model(folder: Path, template: str | None = TEMPLATE, *, positions: int = 64) -> Path:
+    """A model with a tokenizer that begins every text, and a chat template that begins a chat, with the same token."""
+    made = tiny.model(layers=2, tie_word_embeddings=False, max_position_embeddings=positions)
+    made.save_pretrained(folder / "model")
+    words = Tokenizer(WordLevel(WORDS, unk_token="<eos>"))
+    words.pre_tokenizer = Whitespace()
+    special = [(BOS, WORDS[BOS])]
+    words.post_processor = TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", bos_token=BOS)
+    tokenizer.add_tokens([END, THINK, ANSWER])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder / "model")
     return folder
 
 

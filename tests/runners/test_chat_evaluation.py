@@ -8,29 +8,40 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source
-from boomspec.core.tasks import Chat, Generation, Thinking
+from boomspec.core.layers import TEACHER, teacher_layers
+from boomspec.core.tasks import Chat, Generation, LmEval, Thinking
+from runners.evaluation.lm_eval_family import Harness
+from runners.evaluation.lm_eval_runner import run_task
+from runners.evaluation.members import LayerPlans
+from runners.modeling.models import load_frozen
+from runners.runtime.context import Progress
 from tests.messages import wording
-from tests.runners import tiny
-from tests.runners.lm_eval_tasks import CHOICE, WRITTEN, lines, measured, numbers, row, source, strict, table, task
-
-BOS, END, THINK, ANSWER = "<bos>", "<end>", "<think>", "</think>"
-WORDS = {"<eos>": 0, **{str(i): i for i in range(1, 60)}, BOS: 60, END: 61, THINK: 62, ANSWER: 63}
-ROLES = "{% set role = {'system': '51', 'user': '52', 'assistant': '53'} %}"
-TEMPLATE = (
-    ROLES
-    + "{{ bos_token }} {% for m in messages %}{{ role[m['role']] }} {{ m['content'] }} {{ '<end> ' }}{% endfor %}"
-    + "{% if add_generation_prompt %}53 {% if think %}<think> {% endif %}{% endif %}"
+from tests.runners.lm_eval_tasks import (
+    ANSWER,
+    BOS,
+    CHOICE,
+    TEMPLATE,
+    THINK,
+    WORDS,
+    WRITTEN,
+    chat_model,
+    lines,
+    measured,
+    numbers,
+    row,
+    source,
+    strict,
+    table,
+    task,
 )
+
 REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + TEMPLATE
 IGNORES = TEMPLATE.replace("{{ m['content'] }}", "{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}")
 SHOTS = {"training_split": "train", "fewshot_split": "train", "fewshot_config": {"sampler": "first_n"}}
@@ -38,24 +49,9 @@ SYSTEM = "41 42"
 SAMPLED = Generation(temperature=0.9, top_p=0.95, presence_penalty=0.5, max_tokens=6)
 
 
-def artifact(folder: Path, template: str | None = TEMPLATE, *, positions: int = 64) -> Path:
-    """A model with a tokenizer that begins every text, and a chat template that begins a chat, with the same token."""
-    made = tiny.model(layers=2, tie_word_embeddings=False, max_position_embeddings=positions)
-    made.save_pretrained(folder / "model")
-    words = Tokenizer(WordLevel(WORDS, unk_token="<eos>"))
-    words.pre_tokenizer = Whitespace()
-    special = [(BOS, WORDS[BOS])]
-    words.post_processor = TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=special)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", bos_token=BOS)
-    tokenizer.add_tokens([END, THINK, ANSWER])
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder / "model")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def student(tmp_path_factory) -> Path:
-    return artifact(tmp_path_factory.mktemp("student"))
+    return chat_model(tmp_path_factory.mktemp("student"))
 
 
 ROWS = [
@@ -124,6 +120,26 @@ def test_a_chat_measures_what_lm_eval_s_own_model_does(student, tmp_path, config
     plain = measured(tmp_path / "plain-out", student, source(tmp_path / "tasks"), num_fewshot=2)
     assert plain["config"].get("chat") is None
     assert found["config"]["chat"] == {"system": SYSTEM, "multiturn": multiturn, "template": {"think": False}}
+
+
+def test_sizes_that_are_measured_together_are_asked_alike(student, tmp_path) -> None:
+    """The requests are made once, and the whole teacher's numbers are those of its folder."""
+    made(tmp_path / "tasks", CHOICE)
+    tasks = source(tmp_path / "tasks")
+    measure = LmEval(task="own", chat=Chat(system=SYSTEM, multiturn=True), num_fewshot=2)
+    teacher = load_frozen(student / "model", dtype=torch.float32)
+    plans = [teacher_layers(range(1)), teacher_layers(range(2))]
+    members = LayerPlans({TEACHER: teacher}, plans)
+    lm = Harness(members, tokenizer=student / "model", batch_size=1, progress=Progress(None), measure=measure)
+    small, whole = (found for _, found, _ in run_task(lm, measure=measure, source=tasks))
+    alone = measured(tmp_path / "out", student, tasks, **measure.model_dump(exclude={"type", "task"}))
+    assert isinstance(whole, dict)
+    assert isinstance(small, dict)
+    assert whole["results"]["own"]["acc,none"] == alone["results"]["own"]["acc,none"]
+    own, other = ([document["resps"] for document in one["samples"]["own"]] for one in (whole, small))
+    samples = [strict(line)["resps"] for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    assert [[float(a[0][0]) for a in one] for one in own] == [[float(a[0][0]) for a in one] for one in samples]
+    assert own != other
 
 
 def test_the_tokens_of_a_chat_begin_once(student) -> None:
@@ -260,14 +276,14 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_chat_that_a_template_cannot_render_is_an_error(tmp_path, name: str) -> None:
     template, chat, message = REFUSED[name]
-    model = artifact(tmp_path / "model", template)
+    model = chat_model(tmp_path / "model", template)
     made(tmp_path / "tasks", WRITTEN)
     with pytest.raises(BoomspecError, match=message):
         measured(tmp_path / "out", model, source(tmp_path / "tasks"), chat=Chat(**chat), num_fewshot=0)
 
 
 def test_a_description_that_a_template_refuses_is_left_out_as_lm_eval_does_and_noted(tmp_path) -> None:
-    model = artifact(tmp_path / "model", REFUSES)
+    model = chat_model(tmp_path / "model", REFUSES)
     made(tmp_path / "tasks", {**WRITTEN, "description": "44"})
     found = measured(tmp_path / "out", model, source(tmp_path / "tasks"), chat=Chat(), num_fewshot=0)
     expected = by_lm_eval(tmp_path / "tasks", model, num_fewshot=0, apply_chat_template=True)

@@ -190,8 +190,11 @@ def _of_chat(file: SpecFile, place: Location, chat: ChatSpec, template: ChatTemp
 
 def asking_warnings(file: SpecFile) -> Iterator[str]:
     """What may be meant otherwise, though it can be run."""
-    evaluate, template = file.spec.evaluate, template_of(file)
-    if evaluate is None or template is None or not template.text:
+    evaluate = file.spec.evaluate
+    if evaluate is None or not any(map(evaluate.thinking_of, evaluate.tasks)):
+        return
+    template = template_of(file)
+    if template is None or not template.text:
         return
     ends = {rule.end: name for name, task in zip(evaluate.names, evaluate.tasks, strict=True)
             if (rule := asked(file, task).thinking) is not None}  # fmt: skip

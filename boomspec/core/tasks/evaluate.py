@@ -46,8 +46,9 @@ class LmEval(Strict):
             return ""
         each = f"{texts} texts of {tokens:,} tokens" if texts > 1 else f"{tokens:,} tokens"
         if self.limit is None:
-            return f"; it generates at most {each} for a document"
-        return f"; it generates at most {self.limit:,} x {each}: {self.limit * texts * tokens:,} tokens for each model"
+            return f"; at most {each} are generated for a document"
+        whole = self.limit * texts * tokens
+        return f"; at most {self.limit:,} x {each} are generated for each task and model: {whole:,} tokens"
 
 
 class Evaluate(Record):
