@@ -222,7 +222,8 @@ def bottom(title: str, **axis: Any) -> Spec:
 def labelled(places: Mapping[float, str], **axis: Any) -> Spec:
     """An axis with a text at each place."""
     at = list(places)
-    found = f"{json.dumps([places[place] for place in at])}[indexof({json.dumps(at)}, datum.value)]"
+    names, values = (json.dumps(one, allow_nan=False) for one in ([places[place] for place in at], at))
+    found = f"{names}[indexof({values}, datum.value)]"
     return {"values": at, "labelExpr": found, "labelOverlap": "greedy", **axis}
 
 

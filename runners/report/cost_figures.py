@@ -1,5 +1,6 @@
 """Draw three pictures of one family: quality against its size, the memory that it needs, and its latency."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ from runners.report.study import FAMILY, Row, Study, Trial, model_of
 _BYTES = "format(datum.value / pow(1024, floor(log(max(datum.value, 1)) / log(1024) + 1e-9)), '.3~r')"
 _UNIT = "[' B', ' KiB', ' MiB', ' GiB', ' TiB'][floor(log(max(datum.value, 1)) / log(1024) + 1e-9)]"
 _MILLISECONDS = "format(datum.value, '.3~r') + ' ms'"
+_MOST_NAMES = 9  # of points; where there are several families, none has room
 _Costs = Callable[[Row, Mapping[str, float]], float | None]
 
 
@@ -45,12 +47,12 @@ def _latency(row: Row, found: Mapping[str, float]) -> float | None:
 _PICTURES: tuple[tuple[str, str, str, _Costs, Callable[[float], str]], ...] = (
     ("size", "parameters", COUNT, lambda row, found: row.cell.parameters, count),
     ("memory", "peak memory", f"{_BYTES} + {_UNIT}", _memory, size),
-    ("latency", "time of one token", _MILLISECONDS, _latency, lambda value: f"{value:.3g} ms"),
+    ("latency", "time per token", _MILLISECONDS, _latency, lambda value: f"{value:.3g} ms"),
 )
 
 
 def cost_figure(study: Study, measure: str, *, width: int = WIDTH) -> Figure | None:
-    """A panel for each of parameters, peak memory and time of a token that was measured; None without one of both."""
+    """A panel for each of parameters, peak memory and time per token that was measured; None where that is one."""
     if not study.speeds or len(study.groups) > MOST_LINES:
         return None
     several = len(study.groups) > 1
@@ -95,12 +97,14 @@ def _panel(rows: list[dict[str, Any]], looks: Looks, title: str, axis: str, labe
     y = upright(*reach([row["y"] for row in rows], 0.1))
     along = {"order": {"field": "p", "type": "quantitative"}}  # latency need not rise with the size
     path = lines(rows, looks, x, y)
+    every = math.ceil(len(rows) / _MOST_NAMES)
+    named = rows[::every] if len(looks.names) == 1 else []
     ring = {"type": "point", "filled": False, "color": INK, "strokeWidth": 1.6, "size": 190, "opacity": 1}
     chosen = layer(ring, rows, {"x": x, "y": y}) | {"transform": [{"filter": "datum.p === chosen"}]}
     layers = (
         path | {"encoding": {**path["encoding"], **along}},
         points(rows, looks, x, y),
-        text(rows, x, y, {}, dy=-11, fontSize=10),
+        text(named, x, y, {}, dy=-11, fontSize=10),
         chosen,
         hover(rows, x, y, series="series", text="layers", parameters="parameters", cost=axis, value="value"),
     )

@@ -19,6 +19,7 @@ async function draw(name) {
   const options = { mode: "vega-lite", actions: false, renderer: "svg", tooltip: { theme: "page", disableDefaultStyle: true } };
   const drawn = await Promise.all(specifications[name].map((spec, i) => vegaEmbed(places[i], spec, options)));
   views.set(name, drawn.map((one) => one.view));
+  for (const { view } of drawn) view.addEventListener("click", (_, item) => chooseLike(item?.datum));
   set(name, "chosen", signals.chosen);
 }
 
@@ -206,6 +207,16 @@ function choose(change) {
   moved = true;
   show();
   remember();
+}
+
+function chooseLike(mark) { // a size where one clicks on its mark
+  if (!pick || mark?.parameters === undefined) return;
+  const experiment = experiments.findIndex((one) => one.label === mark.series);
+  const at = experiment < 0 ? place.experiment : experiment;
+  const size = experiments[at].sizes.findIndex((one) => one.parametersText === mark.parameters);
+  if (size < 0) return;
+  choose({ experiment: at, size });
+  if (pickExperiment) pickExperiment.selectedIndex = at;
 }
 
 function nearest(sizes, parameters) {

@@ -32,7 +32,7 @@ from runners.report.findings import findings, outcome
 from runners.report.format import count, number, signed, size
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.run_notes import Notes, notes_of, why
-from runners.report.sizes import known_families, shown_speed, sizes_of, store_options
+from runners.report.sizes import known_families, shown_speed, sizes_of, speed_name, store_options
 from runners.report.study import MOST_IN_RANGE, SERIES, Study, series_name
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
 from runners.report.vega import FORMATS, library, library_version, write_figure
@@ -100,7 +100,7 @@ def _of_costs(study: Study) -> _Parts:
     for measure in study.measures:
         if (figure := cost_figure(study, measure)) is not None:
             what = "Each point is one size of the family, named by its layers."
-            caption = f"{what} Time of one token: of a text that is being written. Measured on {on}."
+            caption = f"{what} Time per token: one over the tokens/s of all sequences together. Measured on {on}."
             yield "costs", "cost", measure, study.name(measure), caption, figure
 
 
@@ -221,6 +221,7 @@ def render(
         costs=[table for trial in study.trials if (table := speed_table(trial))["lines"]] if not study.axes else [],
         written=texts_side_by_side(study.trials[0]) if not study.axes and study.trials else [],
         shown_speed=shown_speed,
+        speed_name=speed_name,
         specifications=_in_script({drawing.name: interactive(drawing.figure) for drawing in drawings}),
         library=library().replace("</script", "<\\/script"),
         versions=library_version(),

@@ -4,6 +4,7 @@ Out: JSON, one entry for each experiment (of those that differ in their seed onl
 The sizes of a run are all that its family has, measured or not; where only numbers are known, those with numbers.
 """
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -172,7 +173,10 @@ def _deployed(study: Study, trial: Trial, one: Mapping[str, Any]) -> Json:
     speeds = [row for row in trial.speeds if _same(row.cell, wanted)]
     written = [found for found in trial.written if _same(found.cell, wanted)]
     texts = [text for found in written for text in found.texts if text.sample == 0][:_MOST_TEXTS]
-    lines = [[_called(row), shown_speed(row), study.arrow(row.measure, row.metric), row.yardstick] for row in speeds]
+    lines = [
+        [speed_name(row.metric), shown_speed(row), study.arrow(row.measure, row.metric), row.yardstick]
+        for row in speeds
+    ]
     shown = [
         {
             "prompt": text.prompt[-_MOST_LETTERS:],
@@ -189,8 +193,9 @@ def _same(cell: Any, wanted: tuple[int, int, str]) -> bool:
     return curve_of(cell) == FAMILY and (cell.layers, cell.parameters, cell.series) == wanted
 
 
-def _called(row: Row) -> str:
-    return row.metric.replace("_per_second", "").replace("_seconds", "").replace("_bytes", "").replace("_", " ")
+def speed_name(metric: str) -> str:
+    """What a metric of speed or memory is called where its numbers have their units: "decode", "peak memory"."""
+    return re.sub("_tokens_per_second$|_seconds$|_bytes$", "", metric).replace("_", " ")
 
 
 def shown_speed(row: Row) -> str:

@@ -14,6 +14,7 @@ from boomspec.store import FolderStore
 from runners.report.chart import Figure, interactive, static
 from runners.report.collect import collect
 from runners.report.cost_figures import cost_figure
+from runners.report.during_figure import held_out_figure
 from runners.report.figures import GROUP_LOOKS, LOOKS, difference_lines, size_figure, size_lines
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.study import SERIES, SPEED, PatchSearch, Row, Size, Study, TrainingCurves, Trial
@@ -50,7 +51,8 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure]:
     few, grid = study_of(folder / "few", lr=["1e-3", "1e-4"]), study_of(folder / "grid", lr=["1", "2"], wd=["a", "b"])
     steps = tuple({"step": i, "loss": 1 / (i + 1), "kl": 0.1, "hidden_cosine": 0.5} for i in range(9))
     pairs = tuple({"student": f"layer {i}", "teacher": f"layer {2 * i}", "before": 0.2, "after": 0.9} for i in range(3))
-    training = TrainingCurves("student", steps, pairs)
+    held_out = tuple({"step": i, "student": 4 - i / 9, "6 layers": 3.9 - i / 9} for i in range(0, 9, 2))
+    training = TrainingCurves("student", steps, pairs, held_out=held_out)
     search = PatchSearch("order", (2.0, 1.0), {"first to last": (2.0, 1.5)}, ((0, 2.0), (1, 1.2), (1, 1.0)))
     made = {
         "size": size_figure(deployed(), "held_out"),
@@ -61,13 +63,14 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure]:
         "grid": grid_figure(grid, "held_out"),
         "axes": marginal_figure(grid, "held_out"),
         "training": training_figure(training),
+        "during": held_out_figure(training),
         "similarity": similarity_figure(training),
         "search": search_figure(search),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-KINDS = ("size", "cost", "sizes", "difference", "axis", "grid", "axes", "training", "similarity", "search")
+KINDS = ("size", "cost", "sizes", "difference", "axis", "grid", "axes", "training", "during", "similarity", "search")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ def test_size_memory_and_latency_are_three_pictures_of_one_family() -> None:
     said = [one for one in said_of(figure) if one["layers"] == "6"]
     assert [next(one[name] for name in ("parameters", "peak memory") if name in one) for one in said[:1]] == ["6.00K"]
     assert said[1]["peak memory"] == "29.3 KiB"
-    assert said[2]["time of one token"] == "1.11 ms"
+    assert said[2]["time per token"] == "1.11 ms"
     assert {one["value"] for one in said} == {"3.600 nats per token"}
 
 

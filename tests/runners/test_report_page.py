@@ -153,6 +153,9 @@ def test_a_legend_hides_series_and_a_mark_says_its_numbers(page: browser.Page, p
     assert "interpolated" in told
     assert "3.600 nats per token" in told
     assert "6.00K" in told
+    page.click(*place)  # chooses the size
+    assert shown(page)["size"] == "6 layers"
+    assert page.run(CHOSEN) == [6000]
     assert page.errors == []
 
 
