@@ -4,7 +4,12 @@
 # make benchmarks   measure what docs/benchmarks.md claims
 # make sweep        every causal language model of transformers: right, or refused and why; takes minutes
 # make chaos        kill random processes of a cluster, 50 times; takes most of an hour
-PYTHON ?= python3.11
+# The first Python from 3.11 to 3.13 that is there; where there is none, uv fetches one.
+ifndef PYTHON
+PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
+    $$python -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null \
+    && echo $$python && break; done)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
@@ -51,16 +56,21 @@ chaos: setup
 
 setup: $(VENV)/.dev
 
+$(BIN)/python:
+	@if [ -n "$(PYTHON)" ]; then $(PYTHON) -m venv $(VENV); \
+	elif command -v uv > /dev/null; then uv venv --quiet --seed --python 3.13 $(VENV); \
+	else echo "boomspec needs Python 3.11, 3.12 or 3.13 with its venv module, and none is here." >&2; \
+	  echo "Install one (apt install python3-venv, brew install python@3.13, or uv: docs.astral.sh/uv)," >&2; \
+	  echo "or name one: make quickstart PYTHON=/path/to/python3.12" >&2; exit 2; fi
+
 # What a run needs.
-$(VENV)/.run: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) '.[run]'
 	$(COMPILE)
 	touch $@
 
 # What tests and benchmarks need, too.
-$(VENV)/.dev: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) '.[run,dev]'
 	$(COMPILE)
 	touch $@ $(VENV)/.run

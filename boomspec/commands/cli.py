@@ -17,6 +17,7 @@ _GROUPS = {  # as `boomspec --help` shows them, which loads none
         "init": "Write a first spec from a template.",
         "validate": "Check a spec, and show every problem at its line.",
         "show": "Show the resolved spec: every default, layers as integers.",
+        "explain": "Explain a field of the spec language.",
         "graph": "Print the compiled task graph.",
         "schema": "Print the JSON Schema of the spec language.",
     },
@@ -93,6 +94,8 @@ class _Commands(click.Group):
                 raise
             hint = None if error.ctx is None else f"{error.ctx.command_path} --help"
             ctx.exit(print_error(BoomspecError(error.format_message(), hint=hint), as_json=True))
+        except BrokenPipeError:
+            raise  # who reads has seen enough: click ends in silence
         except (BoomspecError, OSError) as error:
             ctx.exit(print_error(error, as_json=ctx.meta["json"]))
 

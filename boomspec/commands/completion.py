@@ -79,10 +79,12 @@ def folders(incomplete: str) -> list[CompletionItem]:
 
 def runs(incomplete: str) -> list[CompletionItem]:
     """Completions of a run of the default store."""
-    from boomspec.store import DEFAULT_STORE, FolderStore
+    from boomspec.store import FolderStore, is_url, usual_store
 
+    if is_url(place := usual_store()):
+        return []  # asking takes longer than a person waits
     try:
-        names = [folder.name for folder in FolderStore(DEFAULT_STORE).run_folders()]
+        names = [folder.name for folder in FolderStore(Path(place)).run_folders()]
     except OSError:
         return []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]

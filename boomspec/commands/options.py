@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from boomspec.store import DEFAULT_STORE, Where, check_spelling, is_url
+from boomspec.store import DEFAULT_STORE, STORE_VARIABLE, Where, check_spelling, is_url
 
 
 def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -37,7 +37,8 @@ def options(*several: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _store(default: str) -> Callable[[Any], Any]:
-    text = f"Folder or URL (s3://bucket/path, gs://, az://) of the artifacts. Default: {default}./{DEFAULT_STORE}."
+    usual = f"{default}{STORE_VARIABLE} of the environment, else ./{DEFAULT_STORE}"
+    text = f"Folder or URL (s3://bucket/path, gs://, az://) of the artifacts. Default: {usual}."
     return click.option("--store", metavar="STORE", shell_complete=offered("folders"), callback=_where, help=text)
 
 

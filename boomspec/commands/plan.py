@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from boomspec.commands import options, shared
+from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.lm_eval.asking import asking_warnings
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, others
@@ -79,6 +80,10 @@ def plan(
     cpus, name = execution.cpus or machine.cpus(), device or execution.device
     assumed = MachineSpec(cpus, 1 if gpus is None else gpus, DEVICES[name] if name else None)
     found = forecast(graph, plan, place, assumed)
+    whole = None
+    if compiled.pending:
+        guessed = compile_experiments(compiled.files, compiled.answers, guess=True).graph
+        whole = forecast(guessed, plan_tasks(guessed, place), place, assumed)
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
     found = replace(found, warnings=(*unread, *found.warnings))
     options.warn((*trust.warnings(graph), *unchecked))
@@ -86,11 +91,11 @@ def plan(
         SavedPlan(graph, plan, place.address, execution.cpus, flags["verify"], compiled.pending).save(output)
     if flags["as_json"]:
         found = replace(found, warnings=(*trust.warnings(graph), *unchecked, *found.warnings))
-        click.echo(json_text(plan_json(compiled, plan, found, place), indent=2))
+        click.echo(json_text(plan_json(compiled, plan, found, place, whole), indent=2))
     else:
         from boomspec.plan.plan_text import print_plan  # rich is slow to load
 
-        print_plan(compiled, plan, found, place, every_task=flags["every_task"])
+        print_plan(compiled, plan, found, place, whole, every_task=flags["every_task"])
         if output is not None:
             click.echo(f"\nSaved; to execute exactly this: boomspec run {shlex.quote(str(output))}")
     if flags["detailed_exitcode"] and (plan.work or plan.ids("blocked")):

@@ -29,7 +29,10 @@ _PROGRAM = 4  # parts of a command line before the arguments: python -P -m runne
 @options.verify_option
 @options.plain_option
 @options.lock_options
-def command(spec: Path, store: Where | None, locked: bool, ignore_packages: bool, **options: Any) -> None:
+@click.option("--until", metavar="KIND", help="Only the tasks of a kind, such as distill, and what they need.")
+def command(
+    spec: Path, store: Where | None, locked: bool, ignore_packages: bool, until: str | None, **options: Any
+) -> None:
     """Run an experiment. Artifacts in the store are reused, interrupted tasks continue.
 
     SPEC: a spec, one of its experiments (SPEC#LABEL), a saved plan, a compiled graph, or the folder of a run.
@@ -39,20 +42,25 @@ def command(spec: Path, store: Where | None, locked: bool, ignore_packages: bool
       boomspec run specs/quickstart.yaml
       boomspec run plan.json             # exactly what boomspec plan --output saved
       boomspec run specs/qwen3-4b.yaml --store /shared/store --address auto
+      boomspec run specs/quickstart.yaml --until distill
     """
     if is_plan(spec) and locked:
         raise BoomspecError("--locked goes with a spec: a saved plan has its commits already")
+    if is_plan(spec) and until is not None:
+        raise BoomspecError("--until goes with a spec: a saved plan is run as it is")
     lock = shared.run_lock(spec, locked=locked, ignore_packages=ignore_packages)
     if is_plan(spec):
         _execute(spec, store, options)
     runners = Runners()
     try:
-        _run_all(spec, store, lock, runners, **options)
+        _run_all(spec, store, lock, runners, until, **options)
     finally:
         runners.end()
 
 
-def _run_all(spec: Path, store: Where | None, lock: RunLock | None, runners: "Runners", **options: Any) -> NoReturn:
+def _run_all(
+    spec: Path, store: Where | None, lock: RunLock | None, runners: "Runners", until: str | None, **options: Any
+) -> NoReturn:
     done: set[str] = set()
     failed_searches: set[str] = set()
     failed: list[Path] = []  # folders of earlier runs that have failed
@@ -69,12 +77,14 @@ def _run_all(spec: Path, store: Where | None, lock: RunLock | None, runners: "Ru
             continue
         if failed_searches:
             shared.say_left_out(spec, graph)
+        if until is not None and (not pending or any(node.task.kind == until for node in graph.nodes.values())):
+            graph, pending = graph.until(until), ()  # else what comes first is searched for
         if lock is not None:
             graph = lock.hold(graph, place)
         used = lock.place.absolute() if lock else None
         command = shared.runner(graph, place, **options, cpus=cpus, lock=used, failed=tuple(failed))
         code = runners.run(command, reads_hub=graph.reads_hub, last=not pending)
-        if code == EXIT_RUN_FAILED and pending and len(graph.experiments) > 1:
+        if code == EXIT_RUN_FAILED and pending:  # what else there is does not depend on what has failed
             failed.append(place.run_folder(graph.name, graph.id))
         elif code or not pending:
             sys.exit(code)

@@ -15,7 +15,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.format import shown_seconds
 from boomspec.core.json_text import json_text
 from boomspec.core.sizes import shown_bytes
-from boomspec.store import DEFAULT_STORE, Store, Where, open_store, store_of_run
+from boomspec.store import Store, Where, open_store, store_of_run, usual_store
 from boomspec.store.gc import GC_SCHEMA_VERSION, forgotten, garbage
 from boomspec.store.record import Deletable
 from boomspec.store.runs import RUNS_SCHEMA_VERSION, PastRun, Trouble, chosen_run, past_runs
@@ -46,7 +46,7 @@ def runs(name: str | None, store: Where | None, as_json: bool) -> None:
     if store is None and named is not None and named.parent.name == "runs" and named.is_dir():
         place = store_of_run(named)
     else:
-        place = open_store(store or DEFAULT_STORE)
+        place = open_store(store or usual_store())
     place.check_is_store(may_be_absent=store is None)
     found = past_runs(place)
     chosen = None if name is None else chosen_run(found, name, place)
@@ -168,7 +168,7 @@ def gc(store: Where | None, really: bool, forget: tuple[str, ...], cache: bool, 
       boomspec gc
       boomspec gc --older-than 30d --keep-last 3 --delete
     """
-    place = open_store(store or DEFAULT_STORE)
+    place = open_store(store or usual_store())
     place.check_is_store()
     with place.alone() if really else nullcontext():
         found = past_runs(place)

@@ -29,7 +29,7 @@ from boomspec.plan.plan import is_plan, plan_tasks, sources_read
 from boomspec.plan.run import GRAPH, check_runners
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.spec_file import NO_PINS
-from boomspec.store import Store, Where, is_url, open_store
+from boomspec.store import Store, Where, is_url, open_store, usual_store
 from boomspec.store.sources import source_name, upload_missing
 
 _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs, as do those that are not named here
@@ -193,7 +193,7 @@ def _check_options(given: dict[str, Any], store: Where | None, *, kuberay: bool,
             but = f", not for {name}" if name else ""
             raise BoomspecError(f"--{option.replace('_', '-')} is for {where}{but}")
     if kuberay and not given["image"]:
-        raise BoomspecError("--kuberay needs --image", hint="boomspec submit --help")
+        raise BoomspecError("--kuberay needs --image", hint="the Dockerfile of boomspec's repository makes one")
     if kuberay and store is not None:  # else the spec says it
         _check_claim(open_store(store).address, given["store_claim"] or "")
 
@@ -213,7 +213,8 @@ def _is_local(spec: Path, store: Where | None) -> bool:
         file = load_spec(spec)
         if file.spec.execution.store is not None:
             named = path_text(file, ("execution", "store"), file.spec.execution.store)
-    return named is None or not (is_url(named) or Path(named).is_absolute())
+    named = usual_store() if named is None else named
+    return not (is_url(named) or Path(named).is_absolute())
 
 
 def _job_program(action: str, **options: Any) -> list[str]:

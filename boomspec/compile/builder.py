@@ -17,7 +17,7 @@ from boomspec.core.execution import Execution, read_options
 from boomspec.core.graph import CODE, Experiment, Node, Source, Task, params_json
 from boomspec.core.layers import evenly_spaced, plan_of
 from boomspec.core.sizes import Lineage
-from boomspec.core.tasks import BlockStates, BuiltSize, Cell, Check, DistillBlock, Interpolate, Outline, Record
+from boomspec.core.tasks import BlockStates, BuiltSize, Cell, Check, DistillBlock, Interpolate, Outline, Record, Search
 from boomspec.core.tasks.record import LayerPlanShape
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
@@ -46,6 +46,8 @@ class Builder:
     checked: frozenset[str] = frozenset()
     adopted: set[str] = field(default_factory=set)  # of `nodes` and `sources`, those that another experiment has made
     pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
+    guesses: bool = False  # what has not been searched for is made up, for a forecast
+    layers: int = 0  # of the teacher
     facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
     teacher: str = ""
     student: str = ""
@@ -125,6 +127,10 @@ class Builder:
     def answer(self, search: str) -> dict[str, Any] | None:
         """What a search has found; where it has not run, it becomes one that the graph waits for."""
         found = self.answers(search)
+        if found is None and self.guesses:
+            record = self.nodes[search].task.record
+            assert isinstance(record, Search)
+            return record.choice.guess(self.layers)
         if found is None and search not in self.pending:
             self.pending.append(search)
         return found

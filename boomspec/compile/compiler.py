@@ -6,8 +6,9 @@ Two specs that mean the same give the same task ids, and an experiment has the i
 paths, the store and the execution section go into nodes and locations, never into records.
 
 A choice that needs data (which layers, which patch order) is made by a `search` task. The compiler reads what it found
-and goes on with integers. As long as it has not run, the graph is `pending`: it ends at its searches, `boomspec run`
-runs them and compiles again.
+and goes on with integers. As long as it has not run, the graph is `pending`: it has what does not wait for a choice;
+where layers or order wait, it ends at their searches. `boomspec run` runs it and compiles again. For a forecast of all
+that follows the choices can be made up (`guess`).
 """
 
 import json
@@ -80,14 +81,19 @@ def search_results_from(store: Store) -> Answers:
 
 
 def compile_experiments(
-    files: Sequence[SpecFile], answers: Answers = lambda search: None, *, failed: Collection[str] = ()
+    files: Sequence[SpecFile],
+    answers: Answers = lambda search: None,
+    *,
+    failed: Collection[str] = (),
+    guess: bool = False,
 ) -> Compiled:
     """Compile the experiments of one spec file. Reads what they name, or asks the hub for pinned commits.
 
     answers: what a search found. failed: searches; experiments that wait for one of them are left out, where others
-    remain. Raises SpecError with the problems of all experiments, or BoomspecError, before anything is run.
+    remain. guess: what has not been searched for is made up. Raises SpecError with the problems of all experiments, or
+    BoomspecError, before anything is run.
     """
-    builds = for_each(together(files), lambda file: _compile(file, answers))
+    builds = for_each(together(files), lambda file: _compile(file, answers, guess=guess))
     builds = [build for build in builds if not set(failed) & set(build.pending)] or builds
     nodes: dict[str, Node] = {}
     sources: dict[str, Source] = {}
@@ -136,17 +142,18 @@ def tasks_of(file: SpecFile, answers: Answers) -> tuple[dict[str, Task], bool]:
     return {node.name: node.task for node in build.nodes.values()}, bool(build.pending)
 
 
-def _compile(file: SpecFile, answers: Answers) -> Builder:
+def _compile(file: SpecFile, answers: Answers, *, guess: bool = False) -> Builder:
     """One experiment up to its numbers, or to the searches that come first."""
     resolved = resolve(with_prompts(file).spec)
     file = replace(file, spec=resolved.spec)
     check_complete(file)
-    build = Builder(file, resolved, answers)
+    build = Builder(file, resolved, answers, guesses=guess)
     facts = _add_teacher(build)
+    build.layers = facts.count
     check_against(file, facts)
     records.evaluations(file)  # an unknown task is an error now, not after a search
     check_tasks(file, facts)
-    other = other_experiment(build, partial(_compile, answers=answers))
+    other = other_experiment(build, partial(_compile, answers=answers, guess=guess))
     build.kept = kept = _kept(build, facts, other)
     if kept is not None:
         existing = _add_student(build, facts, kept, other)
@@ -162,14 +169,13 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
             teacher = EvaluatedModel("teacher", "teacher", family.members[-1], build.teacher)
             student = EvaluatedModel("student", "student", family.student, build.student)
             models = [teacher, student, *_after_phases(build, family), *inner, *baselines(build, family)]
-            if not build.pending:
-                _add_numbers(build, models)
-                add_deployed(build, [model for model in models if model.phase is None])  # of the student's shape
-                build.products = tuple(model.task for model in inner if model.task in build.nodes)
-                fitted = file.spec.interpolate.seam is not None
-                trained = (family.student, family.every, family.rest, fitted, caches_of(facts))
-                build.lineage = Lineage(build.teacher, build.student, kept, *trained)
-    if build.pending:  # no task or source is left but those that the searches need
+            _add_numbers(build, models)
+            add_deployed(build, [model for model in models if model.phase is None])  # of the student's shape
+            build.products = tuple(model.task for model in inner if model.task in build.nodes)
+            fitted = file.spec.interpolate.seam is not None
+            trained = (family.student, family.every, family.rest, fitted, caches_of(facts))
+            build.lineage = Lineage(build.teacher, build.student, kept, *trained)
+    if build.family is None:  # no task or source is left but those that the searches need
         needed = set(build.pending)
         for node in reversed(build.nodes.values()):
             needed.update((*node.task.inputs.values(), *node.after) if node.id in needed else ())
@@ -208,7 +214,7 @@ def _kept(build: Builder, facts: ModelFacts, other: Builder | None) -> tuple[int
     """The kept layers; None where a search has to find them. `other`: whose student is transferred."""
     keep = build.resolved.spec.student.keep
     if build.resolved.spec.student.transfer is not None:
-        if other is not None and other.pending:
+        if other is not None and other.kept is None:
             return None
         mapping = transferred_layers(build, facts, other)
         own = kept_layers(build.file, facts, None if keep is not None else mapping)

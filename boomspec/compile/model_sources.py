@@ -239,13 +239,13 @@ def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> 
             return file.once(("hub", ask, name, locked), lambda: ask(name, locked))
     except BoomspecError as error:
         # A folder that does not exist looks like a name of the hub.
-        meant, hint = (
-            places.similar_folder(resolve_path(file, (*place_of(role), "model"), str(written.model))),
-            error.hint,
-        )
+        place = (*place_of(role), "model")
+        folder, hint = resolve_path(file, place, str(written.model)), error.hint
+        meant = places.similar_folder(folder)
         if meant is not None and meant not in (hint or ""):
             hint = f"{meant} Else {hint}" if hint else meant
-        raise file.error_at((*place_of(role), "model"), error.message, hint) from error
+        message = f"there is no folder '{folder}'; {error.message}"
+        raise file.error_at(place, message, hint) from error
 
 
 def code_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:

@@ -21,13 +21,13 @@ Compile = Callable[[SpecFile], Builder]
 
 
 def other_experiment(build: Builder, compile_other: Compile) -> Builder | None:
-    """The experiment whose student is transferred, where it is another spec's; its searches come first, then."""
+    """The experiment whose student is transferred, where it is another spec's; its search for layers comes first."""
     file = build.file
     if (other := other_spec(file)) is None:
         return None
     with problems_of_another(file):
         found = compile_other(replace(other, once=file.once))
-    for search in found.pending:
+    for search in found.pending if found.kept is None else ():
         _adopt(build, found, search)
         build.pending += [search] if search not in build.pending else []
     return found

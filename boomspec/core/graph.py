@@ -160,6 +160,23 @@ class TaskGraph:
         targets = tuple(target for target in self.targets if target in nodes)
         return replace(self, nodes=nodes, sources=sources, targets=targets, experiments=(found,))
 
+    def until(self, kind: str) -> Self:
+        """The tasks of a kind and what they need. Raises BoomspecError where there are none."""
+        kinds = dict.fromkeys(node.task.kind for node in self.nodes.values())
+        if kind not in kinds:
+            raise BoomspecError(f"no task is of the kind '{kind}'", hint=f"kinds of this spec: {', '.join(kinds)}")
+        targets = tuple(i for i, node in self.nodes.items() if node.task.kind == kind)
+        needed = set(targets)
+        for task_id in reversed(self.nodes):
+            needed.update(self.waits_for(task_id) if task_id in needed else ())
+        nodes = {i: node for i, node in self.nodes.items() if i in needed}
+        read = {source for node in nodes.values() for source in node.task.inputs.values()}
+        sources = {i: source for i, source in self.sources.items() if i in read}
+        experiments = tuple(
+            replace(one, tasks={name: i for name, i in one.tasks.items() if i in nodes}) for one in self.experiments
+        )
+        return replace(self, nodes=nodes, sources=sources, targets=targets, experiments=experiments)
+
     def task_inputs(self, task_id: str) -> list[str]:
         """Ids of the tasks (not sources) that `task_id` needs, each once."""
         return self._inputs[task_id]

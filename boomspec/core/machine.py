@@ -28,6 +28,14 @@ def installed() -> dict[str, str]:
     return versions
 
 
+def install_line(extra: str) -> str:
+    """What to type for an extra of this package: from a clone, where this is one."""
+    clone = Path(boomspec.__file__).parents[1]
+    if not (clone / "pyproject.toml").is_file():
+        return f"pip install 'boomspec[{extra}]'"
+    return f"pip install -c {clone / 'constraints.txt'} -e '{clone}[{extra}]'"
+
+
 @cache
 def cpu_model() -> str:
     with suppress(OSError):

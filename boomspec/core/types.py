@@ -29,6 +29,7 @@ from pydantic_core.core_schema import no_info_before_validator_function, no_info
 _DECIMAL = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _BYTES = {
     **{unit: 1000**i for i, unit in enumerate(["B", "KB", "MB", "GB", "TB"])},
+    "kB": 1000,
     **{unit: 1024**i for i, unit in enumerate(["B", "KiB", "MiB", "GiB", "TiB"])},
 }
 _NUMBER = r"([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
@@ -254,25 +255,36 @@ class WhenUsed:
         return handler(TypeAdapter(optional).core_schema)
 
 
-def _schema(description: str, *examples: object, **text: str) -> WithJsonSchema:
-    choices = [{"type": "number"}, {"type": "string", **text}]
+def _quantity(*units: str) -> str:
+    """The pattern, of ECMA 262, of a quantity in one of these units."""
+    return rf"^\s*[+-]?{_NUMBER}\s*({'|'.join(units)})\s*$"
+
+
+def _schema(description: str, *examples: object, pattern: str) -> WithJsonSchema:
+    choices = [{"type": "number"}, {"type": "string", "pattern": pattern}]
     return WithJsonSchema({"anyOf": choices, "description": description, "examples": list(examples)})
 
 
 Count = Annotated[
     int,
     BeforeValidator(parse_count),
-    _schema("A count.", 1000, "50k", "4.2M", "2.1B"),
+    _schema("A count.", 1000, "50k", "4.2M", "2.1B", pattern=_quantity(*_DECIMAL)),
 ]
 Bytes = Annotated[
     int,
     BeforeValidator(lambda value: _scaled(value, _BYTES | {"": 1}, "a size in bytes such as 500MB or 6GiB")),
-    _schema("A size in bytes.", "500MB", "6GiB"),
+    _schema("A size in bytes.", "500MB", "6GiB", pattern=_quantity("", *_BYTES)),
 ]
-Number = Annotated[float, BeforeValidator(parse_number), _schema("A number.", 0.1, "3e-4", "1%")]
+Number = Annotated[
+    float, BeforeValidator(parse_number), _schema("A number.", 0.1, "3e-4", "1%", pattern=_quantity("", "%"))
+]
 ShareField = Annotated[
-    Share, BeforeValidator(_share), PlainSerializer(Share.written), _schema("A percentage or a count.", "1%", 100)
+    Share,
+    BeforeValidator(_share),
+    PlainSerializer(Share.written),
+    _schema("A percentage or a count.", "1%", 100, pattern=_quantity("%", *_DECIMAL)),
 ]
 _SIZE_EXAMPLES = ("2.5B", "80%", "2.5B..3.5B step 0.25B", "24 layers", "6GiB")
-_SIZES_SCHEMA = _schema("A model size or range.", *_SIZE_EXAMPLES, pattern="[0-9]")  # no size is named "all"
+# A range is looked at no further: no other text has a digit, "all" has none.
+_SIZES_SCHEMA = _schema("A model size or range.", *_SIZE_EXAMPLES, pattern="[0-9]")
 SizesField = Annotated[Sizes, BeforeValidator(parse_sizes), PlainSerializer(lambda sizes: sizes.text), _SIZES_SCHEMA]

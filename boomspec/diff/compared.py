@@ -1,9 +1,11 @@
 """Compares two sides: fields, sizes, tasks and the cost of redoing them; of two runs, environments and results, too.
 
-Experiments are paired by their labels. A plain spec has one without a label: its partner is the first one of the other
+Experiments are paired by their labels; where no label is on both sides (two variants of one sweep), by the axes that
+vary on each side, such as the seed. A plain spec has one without a label: its partner is the first one of the other
 side, which is the file's own. `schema` of the JSON rises when a field changes its meaning.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -72,7 +74,7 @@ class Diff:
     removed: tuple[str, ...]
     anew: tuple[Node, ...]  # the newer side's tasks that the older side's store would not have
     environment: tuple[FieldChange, ...] | None  # of two runs
-    results: Compared | None  # of two runs
+    results: Compared | None  # of two runs, and of specs as far as their stores have some
     effort: Effort
 
     @property
@@ -123,7 +125,12 @@ def compared(old: ComparedInput, new: ComparedInput) -> Diff:
         # The comparison of several experiments is a task of none of them.
         anew = [node for node in others if node.id in wanted or node.id not in named]
         if old.is_run and new.is_run:
-            environment, results = conditions(old, new), compare_results(old, new, partners)
+            environment = conditions(old, new)
+        runs = old.is_run and new.is_run
+        # What specs have in stores here is seen at once; one at a URL is asked for runs alone.
+        if runs or not (old.store.is_remote or new.store.is_remote):
+            found = compare_results(old, new, partners)
+            results = found if runs or found.numbers else None
     return Diff(old, new, tuple(pairs), added, removed, tuple(anew), environment, results, _effort(new, anew))
 
 
@@ -133,7 +140,24 @@ def _partners(old: ComparedInput, new: ComparedInput) -> list[tuple[Experiment, 
     alone = len(old.experiments) == 1 or len(new.experiments) == 1
     if not partners and alone and old.experiments and new.experiments:
         return [(old.experiments[0], new.experiments[0])]
-    return partners
+    return partners or _at_same_points(old.experiments, new.experiments)
+
+
+def _at_same_points(old: tuple[Experiment, ...], new: tuple[Experiment, ...]) -> list[tuple[Experiment, Experiment]]:
+    """Pairs at the same point of what varies on each side; none where several are at one point."""
+
+    def points(experiments: tuple[Experiment, ...]) -> dict[tuple[tuple[str, str], ...], Experiment]:
+        values: dict[str, set[str]] = defaultdict(set)
+        for experiment in experiments:
+            for axis, value in experiment.axes.items():
+                values[axis].add(value)
+        vary = [axis for axis, found in values.items() if len(found) > 1]
+        return {tuple((axis, one.axes.get(axis, "")) for axis in vary): one for one in experiments}
+
+    before, after = points(old), points(new)
+    if len(before) < len(old) or len(after) < len(new):
+        return []
+    return [(before[point], after[point]) for point in after if point in before]
 
 
 def _sizes(before: Experiment, after: Experiment) -> Iterator[FieldChange]:

@@ -123,6 +123,22 @@ def _numbers(diff: Diff, results: Compared) -> Iterator[tuple[str, str, str, str
         yield name, f"{moved.measure} {moved.metric}", f"{moved.old:.4g}", f"{moved.new:.4g}", difference, direction
 
 
+def _means(results: Compared) -> Iterator[tuple[str, str, str, str, str]]:
+    """Rows of model, measure, mean difference over the pairs, its range and its direction; what moved comes first."""
+    for mean in sorted(results.means, key=lambda mean: not mean.moved):
+        direction = (
+            {True: "better", False: "worse", None: "moved"}[mean.better] if mean.moved else "no clear difference"
+        )
+        spread = f"{mean.lowest:+.3g} to {mean.highest:+.3g}"
+        difference = f"{mean.difference:+.3g} ± {mean.stderr:.2g}"
+        yield mean.model, f"{mean.measure} {mean.metric}", difference, spread, direction
+
+
+def _pairs(results: Compared) -> str:
+    counts = sorted({mean.pairs for mean in results.means})
+    return f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} pairs" if counts else ""
+
+
 def print_diff(diff: Diff, console: Console, *, title: bool = True) -> None:
     """Print what differs, most important first."""
     if title:
@@ -141,6 +157,10 @@ def print_diff(diff: Diff, console: Console, *, title: bool = True) -> None:
     if (results := diff.results) is None:
         return
     console.print(f"\n[bold]Results:[/] {_judged(results)}")
+    means = [(*row[:-1], Text(row[-1], _DIRECTIONS.get(row[-1], "dim"))) for row in _means(results)]
+    _print_table(console, means, f"[bold]Mean differences over {_pairs(results)}[/]", most=_MOST_NUMBERS)
+    if means:
+        console.print("\n[bold]Each[/]")
     rows = [
         (model, measure, old, "->", new, difference, Text(direction, _DIRECTIONS.get(direction, "dim")))
         for model, measure, old, new, difference, direction in _numbers(diff, results)
@@ -220,6 +240,9 @@ def markdown(diff: Diff) -> Iterator[str]:
         yield from _table("| environment | was | is |", "|---|---|---|", rows)
     if diff.results is not None:
         yield from ("", f"**Results:** {_judged(diff.results)}")
+        means = [tuple(map(_plain, row)) for row in _means(diff.results)]
+        head = f"| model | measure | mean over {_pairs(diff.results)} | range | |"
+        yield from _table(head, "|---|---|--:|---|---|", means)
         numbers = [(_plain(name), _plain(measure), *rest) for name, measure, *rest in _numbers(diff, diff.results)]
         yield from _table("| model | measure | was | is | difference | |", "|---|---|--:|--:|--:|---|", numbers)
 

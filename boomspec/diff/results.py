@@ -11,10 +11,11 @@ compared item by item, it says it all, and the other is listed without a verdict
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from boomspec.core.graph import Experiment, Node
@@ -56,6 +57,22 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """The mean difference of one number over pairs of experiments, such as the seeds; `stderr`: over those."""
+
+    model: str
+    measure: str
+    metric: str
+    pairs: int
+    difference: float
+    stderr: float
+    lowest: float
+    highest: float
+    moved: bool
+    better: bool | None
+
+
+@dataclass(frozen=True)
 class Compared:
     """All numbers that two runs have; what only one of them has; how many are one and the same measurement."""
 
@@ -69,13 +86,32 @@ class Compared:
         return tuple(number for number in self.numbers if number.moved is not None)
 
     @property
+    def means(self) -> tuple[Mean, ...]:
+        """Over the pairs of experiments, of what several of them have. A mean counts as moved where all differ in one
+        direction, by more on average than `THRESHOLD` standard errors over the pairs."""
+        found: dict[tuple[str, str, str], list[Moved]] = {}
+        for number in self.numbers:
+            found.setdefault((number.model, number.measure, number.metric), []).append(number)
+        return tuple(_mean(key, numbers) for key, numbers in found.items() if len(numbers) > 1)
+
+    @property
     def moved(self) -> tuple[Moved, ...]:
         return tuple(number for number in self.numbers if number.moved)
 
     def to_json(self) -> dict[str, Any]:
         counts = {"threshold": THRESHOLD, "compared": len(self.judged), "moved": len(self.moved), "shared": self.shared}
         named = {"only_old": list(self.only_old), "only_new": list(self.only_new)}
-        return {**counts, **named, "numbers": [asdict(number) for number in self.numbers]}
+        rows = {"numbers": [asdict(number) for number in self.numbers], "means": [asdict(mean) for mean in self.means]}
+        return {**counts, **named, **rows}
+
+
+def _mean(key: tuple[str, str, str], numbers: Sequence[Moved]) -> Mean:
+    apart = [number.difference for number in numbers]
+    difference, stderr = fmean(apart), stdev(apart) / math.sqrt(len(apart))
+    moved = (min(apart) > 0 or max(apart) < 0) and abs(difference) > THRESHOLD * stderr
+    rising = [number.better == (number.difference > 0) for number in numbers if number.better is not None]
+    better = (difference > 0) == rising[0] if rising and difference else None
+    return Mean(*key, len(apart), difference, stderr, min(apart), max(apart), moved, better)
 
 
 def compare_results(old: ComparedInput, new: ComparedInput, partners: list[tuple[Experiment, Experiment]]) -> Compared:

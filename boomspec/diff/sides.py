@@ -22,11 +22,11 @@ from boomspec.core.graph import Experiment, TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import Revision, revision
 from boomspec.plan.plan import is_plan, read_plan
-from boomspec.plan.run import GRAPH, store_of
+from boomspec.plan.run import GRAPH, run_folder, store_of
 from boomspec.spec.document import Document, parse_document, read_document
 from boomspec.spec.experiments import load_experiments
 from boomspec.spec.spec_file import SpecFile
-from boomspec.store import DEFAULT_STORE, FolderStore, Store, Where, open_store, store_of_run
+from boomspec.store import FolderStore, Store, Where, open_store, store_of_run, usual_store
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def given(text: str, store: Where | None = None, *, refused: str | None = None) 
     if "#" in text and not (Path(text).exists() or Path(text.partition(":")[2]).is_file()):
         named, _, label = text.rpartition("#")
     path = Path(named)
-    if not path.exists() and path.name == named:
-        path = open_store(store or DEFAULT_STORE).run_called(named) or path
+    path = run_folder(path, None if store is None else open_store(store)) or path
     if path.is_dir() or (path.suffix == ".json" and path.exists()):
         side = _compiled(path, store)
         if label is None:
@@ -130,7 +129,7 @@ def _compiled(path: Path, store: Where | None) -> ComparedInput:
         graph, store = plan.graph, plan.store
     else:
         graph = read_graph(path)
-    return ComparedInput(str(path), graph.experiments, open_store(store or DEFAULT_STORE), Compiled(graph, {}))
+    return ComparedInput(str(path), graph.experiments, open_store(store or usual_store()), Compiled(graph, {}))
 
 
 def _compiled_again(side: ComparedInput) -> ComparedInput:

@@ -1,17 +1,21 @@
 """Ask the Hugging Face hub for what a plan needs: a pinned commit, config.json and safetensors headers.
 
-A few kilobytes each, no weights. Without a network the local cache answers, where it can.
+A few kilobytes each, no weights. Without a network the local cache answers, where it can, and at once: the hub's client
+asks again for half a minute before it gives up, so whether there is a network is looked at first.
 """
 
 import importlib
 import os
 import re
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
@@ -26,6 +30,7 @@ _COMMIT, _BLOB = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{40}|[0-9a-f]{6
 _REFUSALS = (401, 403, 404)  # the hub has answered, and there is nothing for us
 _OFFLINE_HINT = "check the name and the network; a private or gated repository needs HF_TOKEN"
 _BYTES = 1 << 14  # of each place
+_CONNECT_SECONDS = 5.0
 _PLACES = (0.0, 1.0, 0.5, 0.25, 0.75)  # from the first rows to the last ones, which are of added tokens
 
 
@@ -42,6 +47,38 @@ class UnreachableError(BoomspecError):
 
 def _hub() -> Any:
     return importlib.import_module("huggingface_hub")  # it is slow, and a spec with a local teacher needs none of it
+
+
+@cache
+def _connects(endpoint: str) -> bool:
+    if getproxies():
+        return True  # it is for them to find the machine
+    address = urlsplit(endpoint)
+    port = address.port or {"http": 80}.get(address.scheme, 443)
+    try:
+        socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _reachable() -> bool:
+    constants = importlib.import_module("huggingface_hub.constants")
+    return constants.HF_HUB_OFFLINE or _connects(constants.ENDPOINT)  # offline, the client fails by itself, and at once
+
+
+def _api() -> Any:
+    """The client for what is not cached. Raises UnreachableError where the hub cannot be asked."""
+    if not _reachable():
+        endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
+        raise UnreachableError(f"{urlsplit(endpoint).hostname} cannot be reached", hint=_OFFLINE_HINT)
+    return _hub().HfApi()
+
+
+def _download(model: str, file: str, revision: str | None) -> Path:
+    """A file in the local cache, fetched where the hub can be reached."""
+    local = {} if _reachable() else {"local_files_only": True}
+    return Path(_hub().hf_hub_download(model, file, revision=revision, **local))
 
 
 def cached_model(model: str, revision: str | None) -> Path | None:
@@ -96,7 +133,7 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
 
     with _asking(f"{where}: cannot be read from the hub"):
         try:
-            folder = Path(_hub().hf_hub_download(model, CONFIG, revision=revision)).parent
+            folder = _download(model, CONFIG, revision).parent
         except EntryNotFoundError:
             check_names(_listed(model, revision))
             raise
@@ -107,7 +144,7 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
     check_config(config, where)
     check_quantization(config, where)
     try:
-        metadata = _hub().HfApi().get_safetensors_metadata(model, revision=commit)
+        metadata = _api().get_safetensors_metadata(model, revision=commit)
     except NotASafetensorsRepoError as error:
         hint = "convert it with model.save_pretrained(folder)"
         raise BoomspecError(f"{where} has no safetensors files", hint=hint) from error
@@ -160,7 +197,7 @@ def hub_header(model: str, commit: str, file: str) -> list[TensorEntry]:
 def _listed(model: str, revision: str | None) -> list[str]:
     """The names of a repository's files; none where the hub does not say."""
     try:
-        found = _hub().HfApi().model_info(model, revision=revision)
+        found = _api().model_info(model, revision=revision)
     except Exception:  # as above; what is missing then shows when it is read
         return []
     return [file.rfilename for file in found.siblings or []]
@@ -169,16 +206,23 @@ def _listed(model: str, revision: str | None) -> list[str]:
 def hub_folder(model: str, revision: str | None, *, file: str) -> Path:
     """The cached folder of a hub model, with a file of it fetched. Raises BoomspecError without it."""
     with _asking(f"model '{model}': cannot fetch {file}"):
-        return Path(_hub().hf_hub_download(model, file, revision=revision)).parent
+        return _download(model, file, revision).parent
 
 
 def hub_code(model: str, commit: str) -> Path:
     """The cached folder of a hub model's commit, with its code and its configs fetched; no weights."""
     with _asking(f"model '{model}': cannot fetch its code"):
-        return Path(_hub().snapshot_download(model, revision=commit, allow_patterns=[CODE_FILES, *CONFIGS.values()]))
+        local = {} if _reachable() else {"local_files_only": True}
+        patterns = [CODE_FILES, *CONFIGS.values()]
+        return Path(_hub().snapshot_download(model, revision=commit, allow_patterns=patterns, **local))
 
 
 def _reason(error: Exception) -> str:
+    constants = importlib.import_module("huggingface_hub.constants")
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, and the local cache does not have it"
+    if not _reachable():
+        return f"{urlsplit(constants.ENDPOINT).hostname} cannot be reached"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -187,7 +231,7 @@ def pinned_dataset(dataset: str, revision: str | None) -> str:
     """The commit that a data set's revision names now; where the hub cannot be reached, the local cache's."""
     try:
         with _asking(f"data set '{dataset}': its commit cannot be found"):
-            return str(_hub().HfApi().dataset_info(dataset, revision=revision).sha)
+            return str(_api().dataset_info(dataset, revision=revision).sha)
     except UnreachableError:
         if (cached := cached_dataset(dataset, revision)) is None:
             raise
@@ -197,7 +241,7 @@ def pinned_dataset(dataset: str, revision: str | None) -> str:
 def stated_checksums(model: str, commit: str) -> dict[str, str]:
     """What the hub says of a model's files (see `_checksums`)."""
     with _asking(f"model '{model}': the hub's checksums cannot be read"):
-        files = _hub().HfApi().model_info(model, revision=commit, files_metadata=True).siblings or []
+        files = _api().model_info(model, revision=commit, files_metadata=True).siblings or []
     return _checksums({file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in files})
 
 
@@ -206,6 +250,8 @@ def _asking(failure: str) -> Iterator[None]:
     """Turn what a request raises into an UnreachableError, or a BoomspecError where the hub has answered."""
     try:
         yield
+    except UnreachableError as error:
+        raise UnreachableError(f"{failure}: {error.message}", hint=error.hint) from error
     except BoomspecError:
         raise
     except Exception as error:  # a failed connection raises what the HTTP library of the day has for it

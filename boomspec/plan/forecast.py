@@ -100,12 +100,10 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
     """What running `plan` takes on a machine, and what its GPU tasks would take on other devices."""
 
     def clock_on(device: Device | None) -> Clock:
-        by_kind = [rates.duration(wanted[i], costs[i], device) for i in examples]
-        found = {i: by_kind[kind] for i, kind in kinds.items()}
-        durations = {i: duration for i, duration in found.items() if duration is not None}
+        durations = _durations(rates, wanted, costs, kinds, device)
         spent = [(wanted[i].execution, time.seconds * wanted[i].execution.workers) for i, time in durations.items()]
         # A task without a time still stands between others.
-        seconds = {i: durations[i].seconds if i in durations else 0.0 for i in found}
+        seconds = {i: durations[i].seconds if i in durations else 0.0 for i in wanted}
         return Clock(
             durations=durations,
             cpu_seconds=sum(seconds * execution.cpus for execution, seconds in spent if not execution.gpus),
@@ -113,20 +111,12 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
             longest_chain=critical_path(graph, seconds),
             elapsed=simulation().elapsed(seconds) if any(seconds.values()) else 0.0,
             sources=tuple(sorted({duration.source for duration in durations.values()})),
-            without_a_time=len(found) - len(durations),
+            without_a_time=len(wanted) - len(durations),
         )
 
-    tasks = {i: (node.cost, node.task) for i, node in graph.nodes.items()}
-    unread: set[str] = set()
-    costs = {i: refined(cost, task.record, task.inputs, store, unread) for i, (cost, task) in tasks.items()}
+    costs = _refined_costs(graph, store)
     wanted = {task_id: graph.nodes[task_id] for task_id in plan.ids("run")}
-    # Tasks whose records and costs are the same objects take as long as each other.
-    known: dict[tuple[int, ...], int] = {}
-    kinds = {
-        i: known.setdefault((id(node.task.record), id(costs[i]), id(node.execution)), len(known))
-        for i, node in wanted.items()
-    }
-    examples = list({kind: i for i, kind in kinds.items()}.values())
+    kinds = _kinds(wanted, costs)
     nodes, simulation = [*wanted.values()], cache(partial(Simulation, graph, wanted, cpus=on.cpus, gpus=on.gpus))
     rates = Rates(store)
     shown = [on.device] if on.device else [DEVICES[name] for name in SHOWN]
@@ -139,6 +129,41 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
             reasons.setdefault(cost.unknown, node.name)
     warnings = tuple(_warnings(nodes, costs, store, shown))
     return Forecast(costs, totals(graph.nodes.values(), costs, plan), clock, clocks, on, warnings, reasons)
+
+
+def expected_seconds(graph: TaskGraph, plan: RunPlan, store: Store, device: Device | None = None) -> dict[str, float]:
+    """Seconds of each task that runs, by its id; without those whose time is not known."""
+    costs = _refined_costs(graph, store)
+    wanted = {task_id: graph.nodes[task_id] for task_id in plan.ids("run")}
+    durations = _durations(Rates(store), wanted, costs, _kinds(wanted, costs), device)
+    return {task_id: duration.seconds for task_id, duration in durations.items()}
+
+
+def _refined_costs(graph: TaskGraph, store: Store) -> dict[str, Cost | None]:
+    unread: set[str] = set()
+    tasks = {i: (node.cost, node.task) for i, node in graph.nodes.items()}
+    return {i: refined(cost, task.record, task.inputs, store, unread) for i, (cost, task) in tasks.items()}
+
+
+def _kinds(wanted: Mapping[str, Node], costs: Mapping[str, Cost | None]) -> dict[str, int]:
+    """A number for each task; those whose records and costs are the same objects take as long, and have the same."""
+    known: dict[tuple[int, ...], int] = {}
+    return {
+        i: known.setdefault((id(node.task.record), id(costs[i]), id(node.execution)), len(known))
+        for i, node in wanted.items()
+    }
+
+
+def _durations(
+    rates: Rates,
+    wanted: Mapping[str, Node],
+    costs: Mapping[str, Cost | None],
+    kinds: Mapping[str, int],
+    device: Device | None,
+) -> dict[str, Duration]:
+    examples = list({kind: i for i, kind in kinds.items()}.values())
+    by_kind = [rates.duration(wanted[i], costs[i], device) for i in examples]
+    return {i: duration for i, kind in kinds.items() if (duration := by_kind[kind]) is not None}
 
 
 def totals(nodes: Iterable[Node], costs: Mapping[str, Cost | None], plan: RunPlan) -> Totals:

@@ -118,6 +118,13 @@ class Machine(PlanModel):
     device: Annotated[str | None, BeforeValidator(lambda device: device and device.name)]
 
 
+class Whole(PlanModel):
+    """What all tasks take, those too that wait for a search: as many sizes are assumed as it can lead to."""
+
+    totals: Totals
+    time: Clock
+
+
 class PlanJson(PlanModel):
     """What `boomspec plan --json` prints."""
 
@@ -138,6 +145,8 @@ class PlanJson(PlanModel):
     time: Clock
     devices: dict[str, Clock]
     """The same plan with its GPU tasks on other kinds of GPU; empty where no task asks for one."""
+    with_the_rest: Whole | None
+    """With what follows the searches in `pending`; null where there are none."""
     unknown: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -147,7 +156,10 @@ def plan_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def plan_json(compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Store) -> dict[str, Any]:
+def plan_json(
+    compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Store, whole: Forecast | None = None
+) -> dict[str, Any]:
+    """`whole`: a forecast with what follows the searches, where there are any."""
     graph = compiled.graph
 
     def experiment(label: str) -> dict[str, Any]:
@@ -166,7 +178,7 @@ def plan_json(compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Stor
         time = {"seconds": duration and duration.seconds, "seconds_from": duration and duration.source}
         return {**vars(step), **about, **time, "same_as": step.same_as or None}
 
-    whole = {
+    found = {
         "name": graph.name,
         "graph": graph.id,
         "store": store.address,
@@ -179,10 +191,11 @@ def plan_json(compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Stor
         "machine": forecast.machine,
         "time": forecast.clock,
         "devices": forecast.devices,
+        "with_the_rest": whole and {"totals": whole.totals, "time": whole.clock},
         "unknown": tuple(forecast.reasons),
         "warnings": forecast.warnings,
     }
-    return PlanJson.model_validate(whole).model_dump(mode="json", by_alias=True)
+    return PlanJson.model_validate(found).model_dump(mode="json", by_alias=True)
 
 
 def text_plans(graph: TaskGraph, store: Store) -> list[TextPlan]:

@@ -1,11 +1,15 @@
 """A plan as text: every task with its action, the reason and its cost; totals; what does not fit.
 
 Of several experiments a summary, by task kind and by axis, unless all tasks are asked for. Everything fits 80 columns;
-wider terminals show ids and disk, too. A reason stands below the first task that it holds for.
+wider terminals show ids and disk, too, and so do pipes and files. A reason stands below the first task that it holds
+for.
 """
 
+import os
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from math import prod
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +20,7 @@ from boomspec.compile.family import ResolvedFamily
 from boomspec.core import format as shown
 from boomspec.core.format import NOTHING, UNKNOWN, shown_count, shown_seconds
 from boomspec.core.graph import Experiment, Node, TaskGraph
+from boomspec.core.layers import TEACHER
 from boomspec.core.sizes import compact_plan, shown_bytes
 from boomspec.models.fit import described
 from boomspec.plan.changes import listed
@@ -28,6 +33,7 @@ from boomspec.store import Store
 _MARKS = {"reuse": ("green", "="), "run": ("yellow", "+"), "unneeded": ("dim", " "), "blocked": ("bold red", "!")}
 _SUMS = (">FLOP", ">memory", ">disk", ">time")
 _WIDE = 110  # columns
+_PIPED = 160  # of what is no terminal, and so has no width
 _MOST_TEXTS = _MOST_NAMES = 3
 _MOST_VALUES = 12  # of an axis, one row each
 _SOURCES = {
@@ -39,10 +45,19 @@ _SOURCES = {
 
 
 def print_plan(
-    compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Store, *, every_task: bool = False
+    compiled: Compiled,
+    plan: RunPlan,
+    forecast: Forecast,
+    store: Store,
+    whole: Forecast | None = None,
+    *,
+    every_task: bool = False,
 ) -> None:
-    """All of it. `every_task`: a row for each task also where there are several experiments."""
-    console = Console(highlight=False)
+    """All of it. `every_task`: a row for each task also where there are several experiments.
+
+    whole: a forecast with what follows the searches, where there are any.
+    """
+    console = _console()
     graph = compiled.graph
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)  # labels of experiments whose sizes are the same
     for label, family in compiled.families.items():
@@ -82,12 +97,19 @@ def print_plan(
         console.print(table)
     if compiled.pending:
         console.print(f"[bold]The rest is known after:[/] {', '.join(compiled.pending)} (a run goes on by itself)")
+        if whole is not None:
+            console.print(f"With the rest: {_whole(whole)}.")
     for warning in forecast.warnings:
         console.print(f"[bold red]warning:[/] {warning}")
 
 
+def _console() -> Console:
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if has_width else _PIPED)
+
+
 def print_family(family: ResolvedFamily, title: str = "Sizes") -> None:
-    console = Console(highlight=False)
+    console = _console()
     asked = any(member.asked for member in family.members)
     table = _table(">layers", ">parameters", ">of teacher", ">weights", "", "plan", *["asked for"] * asked)
     table.title, table.title_justify = title, "left"
@@ -100,6 +122,28 @@ def print_family(family: ResolvedFamily, title: str = "Sizes") -> None:
     console.print(table)
     if (rest := described(family.facts, keep=family.rest)) is not None:
         console.print(rest, markup=False)
+    if (cost := untied_cost(family)) is not None:
+        console.print(cost, markup=False)
+
+
+def untied_cost(family: ResolvedFamily) -> str | None:
+    """What sizes with a head of their own cost, and how to avoid them; None where the teacher or all sizes are tied."""
+    untied = [member for member in family.members if family.facts.tied and not member.tied]
+    if not untied:
+        return None
+    head, last = prod(family.facts.token_embedding.shape), family.facts.count - 1
+    fixes = []
+    if last not in family.kept:
+        fixes.append("keep the teacher's last layer (student.keep: last: 1)")
+    elif family.every[0].plan[-1].owner == TEACHER:
+        fixes.append("leave single layers to the student (interpolate.singletons: student)")
+    if any(member.plan[0].owner == TEACHER for member in untied):
+        fixes.append("patch from the last block to the first (interpolate.order: last_to_first)")
+    return (
+        f"The {len(untied)} untied sizes have a head beside the embedding, {shown_count(head)} parameters more "
+        f"({head / family.members[-1].parameters:.0%} of the teacher): their first and last layer, whose parts these "
+        f"are, have different owners. To avoid that: {', and '.join(fixes)}."
+    )
 
 
 def _print_text(console: Console, text: TextPlan) -> None:
@@ -169,6 +213,8 @@ def _print_tasks(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Fo
             table.add_row("", f"[dim]{step.reason}[/]")
             last = step.reason
     console.print(table)
+    if not wide:
+        console.print(f"[dim]Ids and disk of each task: in {_WIDE} columns, or with --json.[/]")
 
 
 def _print_kinds(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Forecast) -> None:
@@ -215,6 +261,16 @@ def _sums(nodes: list[Node], plan: RunPlan, forecast: Forecast) -> Iterator[str]
     yield shown_bytes(found.disk) if found.disk else NOTHING
     least = ">" if len(known) < found.run else ""
     yield f"{least}{shown_seconds(sum(known))}" if known else UNKNOWN if found.run else NOTHING
+
+
+def _whole(forecast: Forecast) -> str:
+    total, clock = forecast.totals, forecast.clock
+    least = "at least " if total.incomplete else "about "
+    took = (
+        f"{'at least' if clock.without_a_time else 'about'} {shown_seconds(clock.elapsed)}" if clock.durations else ""
+    )
+    amounts = f"{least}{shown.with_unit(total.flops)}", f"{shown_bytes(total.disk)} of disk", *filter(None, [took])
+    return f"up to {total.run:,} tasks to run, {', '.join(amounts)}"
 
 
 def _sentences(forecast: Forecast) -> Iterator[str]:

@@ -11,28 +11,29 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph, listed
 from boomspec.core.graph_file import read_graph
 from boomspec.core.layers import STUDENT, TEACHER, Owner
+from boomspec.core.machine import install_line
 from boomspec.core.sizes import Lineage, Member
 from boomspec.core.tasks import Comparison, Report
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import SpecFile
 from boomspec.store import (
-    DEFAULT_STORE,
-    FolderStore,
     Store,
     check_spelling,
     check_url,
     is_url,
     open_store,
     store_of_run,
+    usual_store,
 )  # fmt: skip
 
 GRAPH = "graph.json"
+_FILES = (".yaml", ".yml", ".json")  # of specs and graphs: no run is called so
 
 
 def check_runners(*needed: str) -> None:
     """Raise BoomspecError where only the compiler is installed. `needed`: packages; by default what runs a graph."""
     if any(importlib.util.find_spec(package) is None for package in needed or ("ray",)):
-        raise BoomspecError("what runs a graph is not installed here", hint="pip install 'boomspec[run]'")
+        raise BoomspecError("what runs a graph is not installed here", hint=install_line("run"))
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Run:
 def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None = None) -> Run:
     """The run of a spec, of a graph file, or of a folder in `<store>/runs/`. Raises BoomspecError if it is none.
 
-    A label behind '#' names one of its experiments. A run's folder may be named alone: "quickstart-1a2b3c4d".
+    A label behind '#' names one of its experiments. A run's folder may be named alone, "quickstart-1a2b3c4d", or
+    by the start of that, "quickstart", where only one starts so.
     """
     path, label = split_address(run)
     where = None if store is None else open_store(store)
@@ -111,27 +113,36 @@ def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None =
             raise BoomspecError(f"{path}: holds no {GRAPH}, so it is not the folder of a run")
         whole = read_graph(path / GRAPH if is_folder else path)
         graph = whole if label is None else whole.only(label, named=path)
-        return Run(graph, where or (store_of_run(path) if is_folder else FolderStore(DEFAULT_STORE)), path, whole)
+        return Run(graph, where or (store_of_run(path) if is_folder else open_store(usual_store())), path, whole)
     files = load_experiments(run)
     found = store_of(files[0], store)
     return Run(compile_experiments(files, search_results_from(found)).graph, found, Path(run))
 
 
 def run_folder(path: Path, store: Store | None) -> Path | None:
-    """The folder of a run that is named by it, with or without where it is; None for anything else."""
+    """The folder of a run: the path itself, or one of the store by its whole name, else by the start of its name.
+
+    None for anything else. Raises BoomspecError where several names start so.
+    """
     if path.is_dir():
         return path
-    if len(path.parts) != 1 or path.exists():
+    if len(path.parts) != 1 or path.exists() or path.suffix in _FILES:
         return None
-    return (store or FolderStore(DEFAULT_STORE)).run_called(path.name)
+    place = store or open_store(usual_store())
+    if (exact := place.run_called(path.name)) is not None:
+        return exact
+    names = [folder.name for folder in place.run_folders(beginning=path.name)]
+    if len(names) > 1:
+        raise BoomspecError(f"{len(names)} runs are called {path.name}...", hint=f"one of {', '.join(names[:8])}")
+    return place.run_called(names[0]) if names else None
 
 
 def store_of(file: SpecFile, store: str | os.PathLike[str] | None) -> Store:
-    """The store that was asked for, else the spec's own, else the default one here."""
+    """The store that was asked for, else the spec's own, else the environment's, else the default one here."""
     if store is not None:
         return open_store(store)
     if (named := file.spec.execution.store) is None:
-        return FolderStore(DEFAULT_STORE)
+        return open_store(usual_store())
     place = ("execution", "store")
     named = path_text(file, place, named)
     try:

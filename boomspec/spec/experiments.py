@@ -48,7 +48,9 @@ def load_spec(address: Address, *, read: Read = read_document) -> SpecFile:
 
 
 def load_experiments(address: Address, *, read: Read = read_document, most: int | None = None) -> tuple[SpecFile, ...]:
-    """The experiments of a spec file, or the one that `file#label` names; a plain file is one, with label "".
+    """The experiments of a spec file, or those that `file#label` names; a plain file is one, with label "".
+
+    A label in part, such as a variant without its seed, names all experiments whose labels have that part.
 
     Raises SpecError with the problems of all of them, or of the first `most`; BoomspecError where the file cannot be
     read or has no experiment of that label.
@@ -58,7 +60,7 @@ def load_experiments(address: Address, *, read: Read = read_document, most: int 
     entries, problems = _entries(_merged(written, read, (path,)), written)
     if label is not None and not problems:
         labels = [entry.label for entry in entries]
-        entries = [entry for entry in entries if entry.label == label]
+        entries = [entry for entry in entries if entry.label == label] or _points(entries, label)
         if not entries:
             raise no_such_experiment(path, label, labels)
     try:
@@ -69,6 +71,11 @@ def load_experiments(address: Address, *, read: Read = read_document, most: int 
     if problems:
         raise entries[0].document.error(problems)
     return tuple(files)
+
+
+def _points(entries: list[Entry], label: str) -> list[Entry]:
+    parts = set(label.split(","))
+    return [entry for entry in entries if parts <= set(entry.label.split(","))]
 
 
 def _merged(written: Document, read: Read, chain: tuple[Path, ...]) -> Document:

@@ -4,7 +4,9 @@ A variant, and a file that extends another one, may leave out anything and remov
 section has a *partial* form, in which no field is required and each may be null.
 """
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from boomspec.core.graph import NAME
 from boomspec.spec.experiments import ANCHORS
@@ -36,7 +38,7 @@ def json_schema() -> Schema:
         schema["properties"] |= own
         schema["patternProperties"] = {f"^{ANCHORS}": {"description": "Anything: for anchors (&name) alone."}}
     composing = {"Spec": whole, "Extending": extending, "Variant": experiment, "Variants": experiments, "Sweep": grid}
-    return {
+    whole_schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "boomspec",
         "description": whole["description"],
@@ -46,6 +48,31 @@ def json_schema() -> Schema:
         "else": {"$ref": f"{_DEFS}Spec"},
         "$defs": {**definitions, **partial, **composing},
     }
+    return _titled(whole_schema)
+
+
+def _titled(schema: Schema) -> Schema:
+    """With titles for people: editors show them. A field's own name needs none, and a mapping's is in words."""
+
+    def titled(part: Any, *, fields: bool = False) -> Any:
+        if isinstance(part, list):
+            return [titled(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        found = {key: titled(value, fields=key in ("properties", "$defs")) for key, value in part.items()}
+        if fields or not isinstance(name := found.get("title"), str):  # a field may be called "title"
+            return found
+        if "properties" in found:
+            return found | {"title": _words(name)}
+        return {key: value for key, value in found.items() if key != "title"}
+
+    return {**titled(schema), "title": schema["title"]}
+
+
+def _words(name: str) -> str:
+    """ "HeldOutSpec" as "held out". Names such as LaCo and MiniLMv2 stay as they are."""
+    name = name.removesuffix("Spec") or name
+    return re.sub("(?<!^)(?=[A-Z])", " ", name).lower() if re.fullmatch("([A-Z][a-z]{2,})+", name) else name
 
 
 def _described(schema: Schema) -> Schema:

@@ -11,11 +11,13 @@ from urllib.parse import unquote, urlsplit
 
 from boomspec.core.errors import BoomspecError, did_you_mean, redact
 from boomspec.core.files import ABSENT, unreadable
+from boomspec.core.machine import install_line
 from boomspec.store.folder import FolderStore, Store
 from boomspec.store.record import Report
 
 Where = str | os.PathLike[str]  # a folder, or a URL
 DEFAULT_STORE = "boomspec-store"  # in the current folder
+STORE_VARIABLE = "BOOMSPEC_STORE"  # of the environment: the store where neither --store nor the spec names one
 URL_FILE = ".url"  # in the local cache of a store at a URL
 # By scheme: the package that reads it, and the extra of boomspec that installs that.
 _SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}
@@ -26,6 +28,11 @@ _MISSPELT = re.compile(
     re.I,
 )
 first_answer_seconds: ContextVar[float | None] = ContextVar("first_answer_seconds", default=None)
+
+
+def usual_store() -> Where:
+    """Where the store is when nobody says: the environment's, else a folder here."""
+    return os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
 
 
 def is_url(where: Where) -> bool:
@@ -54,7 +61,7 @@ def open_store(where: Where, *, report: Report | None = None, retry_seconds: flo
     for package in packages_of(url):
         if importlib.util.find_spec(package) is None:
             message = f"store '{url}': what reads it is not installed here: {package}"
-            raise BoomspecError(message, hint=f"pip install 'boomspec[{_SCHEMES[url.partition('://')[0]][1]}]'")
+            raise BoomspecError(message, hint=install_line(_SCHEMES[url.partition("://")[0]][1]))
     from boomspec.store.remote import RemoteStore  # imported here: a folder needs no library for URLs
 
     return RemoteStore(url, report=report, retry_seconds=retry_seconds)

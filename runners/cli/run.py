@@ -32,6 +32,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.identity import digest
 from boomspec.core.tasks import Comparison, Report
 from boomspec.models.trust import warnings
+from boomspec.plan.forecast import expected_seconds
 from boomspec.plan.locking import LOCK, record_lock
 from boomspec.plan.plan import RunPlan, check_saved, exclude_failed, plan_tasks, read_plan
 from boomspec.store import Store, open_store
@@ -177,7 +178,8 @@ class _Run:
         self.started = time.time()
         self.failed = {i: error for folder in options.failed for i, error in last_failures(folder).items()}
         self.plan = exclude_failed(graph, self.planned(), self.failed)
-        self.view = view_for(len(self.plan.work), plain=options.plain)
+        expected = expected_seconds(graph, self.plan, store) if self.plan.work else {}
+        self.view = view_for(len(self.plan.work), expected, plain=options.plain)
         self.journal = Journal(store.run_folder(graph.name, graph.id), graph, self.view.event)
         self.outcomes: dict[str, Outcome] = {}
 

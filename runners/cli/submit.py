@@ -131,12 +131,15 @@ def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: st
 def _status(client: Any, options: argparse.Namespace) -> int:
     if options.id is not None:
         job = jobs.chosen(client, options.id)
-        return _show(options, job.to_json(), "\n".join(jobs.about(job)))
+        far = jobs.progress(client, job)
+        return _show(options, job.to_json() | {"progress": far}, "\n".join(jobs.about(job, far)))
     found = jobs.submissions(client)
+    progress = {job.id: jobs.progress(client, job) for job in found}
     width = max((len(job.id) for job in found), default=0)
-    lines = [f"{job.id:{width}}  {job.state:9}  {job.times}" for job in found]
+    rows = [f"{job.id:{width}}  {job.state:9}  {job.times}  {jobs.shown_progress(progress[job.id])}" for job in found]
     nothing = f"boomspec has submitted nothing to {options.address}"
-    return _show(options, {"jobs": [job.to_json() for job in found]}, "\n".join(lines) or nothing)
+    data = {"jobs": [job.to_json() | {"progress": progress[job.id]} for job in found]}
+    return _show(options, data, "\n".join(row.rstrip() for row in rows) or nothing)
 
 
 def _logs(client: Any, options: argparse.Namespace) -> int:

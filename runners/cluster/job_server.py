@@ -7,6 +7,7 @@ submitted it. Its metadata name the graph and the store; Ray keeps them, and sho
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ _AGENT_SECONDS = 45.0
 # Those of requests are OSErrors, some of aiohttp are neither, and answers of another shape are ValueErrors.
 _FAILURES = (RuntimeError, OSError, ValueError, aiohttp.ClientError)
 _NOISY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
+_ENDED = re.compile(r"^\d\d:\d\d:\d\d +\[(\d+)/(\d+)\] +(.*)$", re.MULTILINE)  # as `runners.executor.view` prints it
 _Answer = TypeVar("_Answer")
 
 
@@ -151,6 +153,20 @@ def log(client: Any, job: str) -> str:
         return str(client.get_job_logs(job))
 
 
+def progress(client: Any, job: Submission) -> dict[str, Any] | None:
+    """How far a job is, by its output: tasks `done` of so many, and the last line; None where it says nothing yet."""
+    lines = _ENDED.findall(log(client, job.id)) if job.at_work else []
+    if not lines:
+        return None
+    done, tasks, last = lines[-1]
+    return {"done": int(done), "tasks": int(tasks), "last": last}
+
+
+def shown_progress(found: dict[str, Any] | None) -> str:
+    """ "12/41 tasks; distill student: 24% after 0:57, 3:01 left"."""
+    return "" if found is None else f"{found['done']}/{found['tasks']} tasks; {found['last']}"
+
+
 def follow(client: Any, job: str, show: Callable[[str], None]) -> Submission:
     """Show the output of a job, from its beginning, until it has ended. A lost connection is made again."""
     shown, hint = 0, f"the job may go on: boomspec logs {job} --follow"
@@ -198,9 +214,11 @@ def stop(client: Any, job: Submission) -> Submission:
     raise BoomspecError(f"{job.id} was told to stop and has not yet", hint=hint)
 
 
-def about(job: Submission) -> Iterator[str]:
-    """A job in a few lines, for people."""
+def about(job: Submission, found: dict[str, Any] | None = None) -> Iterator[str]:
+    """A job in a few lines, for people; `found`: how far it is."""
     yield f"{job.id}: {job.state}{job.times and ', ' + job.times}"
+    if found is not None:
+        yield f"now:   {shown_progress(found)}"
     yield f"store: {job.store}"
     yield f"run:   {job.run_folder}"
     if job.state == "failed" and job.message:

@@ -152,6 +152,7 @@ class _Running:
         self.grace = _GRACE_SECONDS
         self._jobs, self._ready = jobs, ready
         self._journal, self._view, self._tracking = journal, view, tracking
+        self._said: set[str | None] = set()  # notes that one task makes for all
         self._followers: dict[str, Follower] = {}
         self._attempts: dict[str, int] = {}
         self._heartbeats, self._lost, self._excluded = Heartbeats(), LostMachines(), ExcludedMachines()
@@ -320,7 +321,9 @@ class _Running:
                 event, more = ("task_started", {}) if attempt == 1 else ("task_retried", {"attempt": attempt})
                 self._journal.event(event, task_id, **more, host=worker.get("host"), pid=worker.get("pid"))
             elif "note" in line:
-                self._journal.event("note", task_id, message=str(line["note"]))
+                if (about := line.get("once")) is None or about not in self._said:
+                    self._said.add(about)
+                    self._journal.event("note", task_id, message=str(line["note"]))
             elif ALIVE not in line:
                 rows = line.pop("rows", [])
                 if self._tracking is not None:

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from boomspec.core.errors import BoomspecError, describe, first_line
 from boomspec.core.graph import TaskGraph
+from boomspec.core.machine import install_line
 from boomspec.core.tasks import TRAININGS, Cell, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
 from boomspec.store import Store
@@ -193,7 +194,7 @@ def check(wanted: Mapping[str, Any]) -> None:
         found = importlib.util.find_spec(kind.package)
         if found is None or found.origin is None:  # a folder of that name is no package
             message = f"execution.tracking asks for {kind.name}, but {kind.package} is not installed here"
-            raise BoomspecError(message, hint=f"pip install 'boomspec[{kind.extra}]', or leave it out of the spec")
+            raise BoomspecError(message, hint=f"{install_line(kind.extra)}, or leave it out of the spec")
     offline = os.environ.get("WANDB_MODE") in _WANDB_WITHOUT_KEY
     if wanted.get("wandb") and not offline and not os.environ.get("WANDB_API_KEY"):
         message = "execution.tracking asks for wandb, but there is no key"

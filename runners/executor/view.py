@@ -3,22 +3,30 @@
 A view gets the run's events (`runners/runtime/journal.py`) and the progress lines of running tasks
 (`runners/runtime/context.py`): done, total, unit, and named values such as loss terms. A value `rate` is the task's
 own measure of its units a second.
+
+How long all tasks still take is judged by how long each was forecast to take: what is forecast of those that are done
+is the share that is done. So a machine that is twice as slow as forecast is noticed with the first tasks.
 """
 
 import os
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
+from statistics import median
 from typing import Any, Self
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
 from runners.runtime.journal import Event
 
 _LINE_EVERY_SECONDS = 10.0
+_RUN_EVERY_SECONDS = 60.0  # between plain lines about all tasks
+_LEAST_SHARE = 0.02  # of all tasks, from which their speed says how long the others take
 _PACE_OVER_SECONDS = 30.0
 _FIELDS = frozenset({"time", "done", "total", "unit", "rate"})
 _LINES = {  # events as lines for people
@@ -57,20 +65,32 @@ class Pace:
         (first, before), (last, done) = self._samples[0], self._samples[-1]
         return (done - before) / (last - first) if last > first else None
 
-    def describe(self) -> str:
-        """ "120/500 steps  24%  2.1 steps/s  loss 3.41  3:01 left"."""
+    @property
+    def share(self) -> float | None:
+        """How much of the task is done, 0 to 1; None while unknown."""
+        if not self.line or self.line["total"] <= 0:
+            return None
+        done, total = float(self.line["done"]), float(self.line["total"])
+        return min(1.0, done / total)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None while unknown."""
+        if (rate := self.rate) and self.share is not None:
+            return max(0.0, float(self.line["total"]) - float(self.line["done"])) / rate
+        return None
+
+    def amounts(self) -> list[str]:
+        """The most important first: ["120/500 steps", "2.1 steps/s", "loss 3.41"]."""
         line, rate = self.line, self.rate
-        total, unit = line["total"], line["unit"]
-        parts = [f"{quantity(line['done'])} {unit}"]
-        if total > 0:
-            parts = [f"{quantity(line['done'])}/{quantity(total)} {unit}", f"{line['done'] / total:.0%}"]
+        if not line:
+            return []
+        of = f"/{quantity(line['total'])}" if line["total"] > 0 else ""
+        parts = [f"{quantity(line['done'])}{of} {line['unit']}"]
         if rate:
-            parts.append(f"{quantity(rate)} {unit}/s")
+            parts.append(f"{quantity(rate)} {line['unit']}/s")
         shown = {name: value for name, value in line.items() if name not in _FIELDS}
-        parts += [f"{n} {value if isinstance(value, str) else quantity(value)}" for n, value in shown.items()]
-        if rate and total > 0:
-            parts.append(f"{clock((total - line['done']) / rate)} left")
-        return "  ".join(parts)
+        return parts + [f"{n} {value if isinstance(value, str) else quantity(value)}" for n, value in shown.items()]
 
 
 def quantity(number: float) -> str:
@@ -90,15 +110,30 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class View:
-    """Plain lines: one for each transition, and one every ten seconds for each task that runs."""
+def times(share: float | None, spent: float, left: float | None) -> str:
+    """ "24% after 0:57, 3:01 left"."""
+    done = "" if share is None else f"{share:.0%} "
+    return f"{done}after {clock(spent)}" + ("" if left is None else f", {clock(left)} left")
 
-    def __init__(self, tasks: int) -> None:
+
+class View:
+    """Plain lines: one for each transition, one every ten seconds for each task that runs, one a minute for all.
+
+    `expected`: forecast seconds by task id, of those whose time is known.
+    """
+
+    def __init__(self, tasks: int, expected: Mapping[str, float] | None = None) -> None:
         self.tasks = tasks
         self.ended = 0
         self.names: dict[str, str] = {}
         self.paces: dict[str, Pace] = {}
+        self.started: dict[str, float] = {}
         self._next: dict[str, float] = {}
+        self._expected = expected or {}
+        self._usual = median(self._expected.values()) if self._expected else 1.0
+        self._all = sum(self._expected.values()) + self._usual * (tasks - len(self._expected))
+        self._done = 0.0  # of `_all`
+        self._began = self._told = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -110,9 +145,11 @@ class View:
         kind, task_id, name = event["event"], event.get("task", ""), event.get("name", "")
         if kind in ("task_started", "task_retried"):
             self.names[task_id], self.paces[task_id] = name, Pace()
+            self.started[task_id] = time.monotonic()
         elif kind.startswith("task_"):
-            self.ended += 1
+            self.ended += kind != "task_interrupted"
             self.paces.pop(task_id, None)
+            self._count(task_id, computed=kind == "task_finished")
         values = {**event, "error": str(event.get("error", "")).partition("\n")[0]}
         if kind == "task_finished":
             values["seconds"] = clock(event.get("seconds", 0))
@@ -122,6 +159,25 @@ class View:
         elif kind == "note":
             values["name"] = f"{name}: " if name else ""
         self.show(event, _LINES[kind].format_map(values) if kind in _LINES else "")
+
+    def _count(self, task_id: str, *, computed: bool) -> None:
+        share = self._expected.get(task_id, self._usual)
+        if computed:
+            self._done += share
+        else:  # it took no time, or it will never be done
+            self._all -= share
+
+    def left(self) -> float | None:
+        """Seconds until all tasks have ended, as fast as they went so far; None while too few are done."""
+        running = {i: pace.share or 0.0 for i, pace in self.paces.items()}
+        done = self._done + sum(share * self._expected.get(i, self._usual) for i, share in running.items())
+        if self._all <= 0 or done < _LEAST_SHARE * self._all:
+            return None
+        return max(0.0, self._all - done) / done * self.spent()
+
+    def spent(self, task_id: str | None = None) -> float:
+        """Seconds since a task, or all, began."""
+        return time.monotonic() - (self._began if task_id is None else self.started.get(task_id, self._began))
 
     def show(self, event: Event, text: str) -> None:
         if text:
@@ -137,21 +193,66 @@ class View:
             due = self._next.setdefault(task_id, now + _LINE_EVERY_SECONDS)
             if now >= due and pace.line:
                 self._next[task_id] = now + _LINE_EVERY_SECONDS
-                self.show({}, f"         {self.names.get(task_id, '')}: {pace.describe()}")
+                spent = times(pace.share, self.spent(task_id), pace.left)
+                self.show({}, f"         {self.names.get(task_id, '')}: {'  '.join([spent, *pace.amounts()])}")
+        if now - self._told >= _RUN_EVERY_SECONDS and (left := self.left()) is not None:
+            self._told = now
+            self.show({}, f"         all tasks: {times(None, self.spent(), left)}")
+
+
+_NARROW, _WIDE = 100, 140  # columns of a terminal
+
+
+class _Fitting(ProgressColumn):
+    """As many of a row's amounts as its terminal has room for, whole ones only."""
+
+    max_refresh = None
+
+    def __init__(self, console: Console, others: int) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._console, self._others = console, others
+
+    def render(self, task: Task) -> Text:
+        room, text = self._console.width - self._others, ""
+        for part in task.fields["amounts"]:
+            longer = f"{text}  {part}" if text else part
+            if cell_len(longer) > room:
+                break
+            text = longer
+        return Text(text)
+
+
+def shortened(name: str, width: int) -> str:
+    """A name in so many columns: what tells tasks apart is at its start and its end, so the middle gives way."""
+    if len(name) <= width:
+        return name
+    front = (width - 1) // 2
+    return f"{name[:front]}…{name[len(name) - (width - 1 - front) :]}"
 
 
 class LiveView(View):
-    """An overall bar and one bar for each task that runs; events scroll away above them."""
+    """An overall bar and one bar for each task that runs; events scroll away above them.
 
-    def __init__(self, tasks: int, *, console: Console | None = None) -> None:
-        super().__init__(tasks)
+    A row: name, bar, share, time spent and time left (0:57<3:01), then amounts, as far as there is room.
+    """
+
+    def __init__(
+        self, tasks: int, expected: Mapping[str, float] | None = None, *, console: Console | None = None
+    ) -> None:
+        super().__init__(tasks, expected)
+        console = console or Console(highlight=False)
+        wide = console.width
+        self._name, bar = (28, 8) if wide < _NARROW else (36, 16) if wide < _WIDE else (40, 24)
+        self._name = min(self._name, max(8, wide - bar - 20))
         self._bars = Progress(
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=40)),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[details]}", markup=False, table_column=Column(no_wrap=True)),
-            console=console or Console(highlight=False),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=bar),
+            TextColumn("{task.fields[share]:>4}", markup=False, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[times]:<9}", markup=False, table_column=Column(no_wrap=True)),
+            _Fitting(console, self._name + bar + 4 + 11 + 5),
+            console=console,
         )
-        self._all = self._bars.add_task("all tasks", total=tasks, details=f"0/{tasks}")
+        self._all_tasks = self._bars.add_task("all tasks", total=tasks, **self._overall())
         self._rows: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -159,15 +260,21 @@ class LiveView(View):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.tick()
         self._bars.stop()
+
+    def _overall(self) -> dict[str, Any]:
+        return {"share": "", "times": _spent_left(self.spent(), self.left()), "amounts": [f"{self.ended}/{self.tasks}"]}
 
     def show(self, event: Event, text: str) -> None:
         kind, task_id = event["event"], event.get("task", "")
         if kind == "task_started":
-            self._rows[task_id] = self._bars.add_task(event["name"], total=None, details="")
+            name = shortened(event["name"], self._name)
+            fields: dict[str, Any] = {"share": "", "times": _spent_left(0.0, None), "amounts": []}
+            self._rows[task_id] = self._bars.add_task(name, total=None, **fields)
         elif kind.startswith("task_") and kind != "task_retried" and task_id in self._rows:
             self._bars.remove_task(self._rows.pop(task_id))
-        self._bars.update(self._all, completed=self.ended, details=f"{self.ended}/{self.tasks}")
+        self._bars.update(self._all_tasks, completed=self.ended, **self._overall())
         if text and kind != "task_started":  # its bar shows that
             self._bars.console.print(Text(text, style="bold red" if kind == "task_failed" else ""))
 
@@ -175,14 +282,32 @@ class LiveView(View):
         if task_id in self.paces and task_id in self._rows:
             super().progress(task_id, line)
             total = line["total"] if line["total"] > 0 else None
-            details = self.paces[task_id].describe()
-            self._bars.update(self._rows[task_id], completed=line["done"], total=total, details=details)
+            share = "" if (known := self.paces[task_id].share) is None else f"{known:.0%}"
+            amounts = self.paces[task_id].amounts()
+            self._bars.update(self._rows[task_id], completed=line["done"], total=total, share=share, amounts=amounts)
+            self._clocks(task_id)
 
     def tick(self) -> None:
-        pass
+        for task_id in self._rows:
+            self._clocks(task_id)
+        self._bars.update(self._all_tasks, completed=self.ended, **self._overall())
+
+    def _clocks(self, task_id: str) -> None:
+        left = self.paces[task_id].left if task_id in self.paces else None
+        self._bars.update(self._rows[task_id], times=_spent_left(self.spent(task_id), left))
 
 
-def view_for(tasks: int, *, plain: bool) -> View:
+def _spent_left(spent: float, left: float | None) -> str:
+    """ "0:57<3:01", as progress bars of training scripts show it."""
+    return f"{_minutes(spent)}<{'?' if left is None else _minutes(left)}"
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return clock(seconds) if minutes else f"0:{rest:02}"
+
+
+def view_for(tasks: int, expected: Mapping[str, float] | None = None, *, plain: bool) -> View:
     """The view for a run of so many tasks on this process's standard output."""
     plain = plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
-    return View(tasks) if plain else LiveView(tasks)
+    return View(tasks, expected) if plain else LiveView(tasks, expected)

@@ -63,9 +63,12 @@ class Progress:
         with suppress(OSError):
             self._write({"time": time.time(), "alive": True})
 
-    def note(self, message: str) -> None:
-        """A line for people: a warning, a resume. Shown at once and kept in the run's events."""
-        self._write({"time": time.time(), "note": redact(message)})
+    def note(self, message: str, *, once: str = "") -> None:
+        """A line for people: a warning, a resume. Shown at once and kept in the run's events.
+
+        once: what it is about, where one task of a run says it for all.
+        """
+        self._write({"time": time.time(), "note": redact(message)} | ({"once": once} if once else {}))
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:
@@ -88,8 +91,8 @@ class Together(Progress):
         for progress in self._each:
             progress.alive()
 
-    def note(self, message: str) -> None:
-        self._each[0].note(message)
+    def note(self, message: str, *, once: str = "") -> None:
+        self._each[0].note(message, once=once)
 
 
 class SharedCheckpoints(Protocol):

@@ -23,6 +23,7 @@ from runners.runtime.job import Input
 
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = tuple(os.strerror(number) for number in _NUMBERS)
+_FULL_SHARE = 0.005  # of a disk that is left, at most, where it is the full one
 _HINT = "make room (boomspec gc lists what no run needs); the same command then goes on from here"
 _MODEL, _TOKENIZER = "model", "tokenizer"  # as in `runners.modeling.models` and `runners.data.tokens`, which load more
 _CACHED = re.compile(r"[^\s'\"]*/models--([^/\s]+?)--([^/\s]+)/snapshots/[0-9a-f]{40}")  # of the hub
@@ -52,7 +53,7 @@ def detect_full_disk(*places: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, BoomspecError) or not is_full(error):
             raise
-        raise FullDiskError(described(*places), hint=_HINT) from error
+        raise FullDiskError(described(*_written(error, places)), hint=_HINT) from error
 
 
 @contextmanager
@@ -63,21 +64,38 @@ def survived(what: str, note: Callable[[str], None], *places: Path) -> Iterator[
     except Exception as error:
         if not is_full(error):
             raise
-        note(f"{what} could not be written: {described(*places)}")
+        note(f"{what} could not be written: {described(*_written(error, places))}")
+
+
+def _written(error: BaseException, places: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The one of these places that an error's file is in, where it names one; else all of them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(name := getattr(cause, "filename", None), str):
+            for place in places:
+                if Path(name).is_relative_to(place):
+                    return (place,)
+        cause = cause.__cause__ or cause.__context__
+    return places
 
 
 def described(*places: Path) -> str:
-    """Which disk is full: the one of these places that has least room, and how much that is."""
-    rooms = {}
-    for place in places:
-        there = next(folder for folder in (place, *place.parents) if folder.exists())
-        rooms[there.stat().st_dev] = (there, os.statvfs(there))
-    place, room = min(rooms.values(), key=lambda found: found[1].f_bavail / (found[1].f_blocks or 1))
+    """Which disk is full: the first of these places that has no room, else the first; and how much it has.
+
+    What could not be written may be deleted already, so that there is room again.
+    """
+    there = [next(folder for folder in (place, *place.parents) if folder.exists()) for place in places]
+    rooms = [(folder, os.statvfs(folder)) for folder in there]
+    place, room = next((found for found in rooms if _is_full(found[1])), rooms[0])
     free, whole = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
     left = f"{shown_bytes(free)} of {shown_bytes(whole)} free"
     if room.f_files > 0 and room.f_favail == 0:
         left += ", and it takes no more files"
     return f"no space left on the disk of {place} ({socket.gethostname()}): {left}"
+
+
+def _is_full(room: os.statvfs_result) -> bool:
+    return room.f_bavail < _FULL_SHARE * room.f_blocks or (room.f_files > 0 and room.f_favail == 0)
 
 
 def names_of(task: str, inputs: Mapping[str, Input], work: Path) -> dict[Path, str]:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.losses import PUBLISHED_WEIGHTS
 from boomspec.core.losses.weight import Weight
 from boomspec.core.tasks import Recipe
 from boomspec.core.tasks.training import HELD_OUT
@@ -288,7 +289,10 @@ class _Training:
         return labels & ~torch.isin(tokens, self.unlabelled.to(tokens.device)) if len(self.unlabelled) else labels
 
     def warn_when_unbalanced(self, row: Mapping[str, Any]) -> None:
-        sizes = {name: weight * abs(row[name]) for name, weight in self.weighting.weights(0).items() if weight}
+        weights = {name: weight for name, weight in self.weighting.weights(0).items() if weight}
+        if weights in PUBLISHED_WEIGHTS:
+            return
+        sizes = {name: weight * abs(row[name]) for name, weight in weights.items()}
         if len(sizes) > 1 and max(sizes.values()) > _UNBALANCED * min(sizes.values()):
             listed = ", ".join(f"{name} {size:.3g}" for name, size in sizes.items())
             hint = "give other weights in distill.losses"
@@ -296,7 +300,8 @@ class _Training:
                 hint += ", or write distill.balance: start and leave the weights out"
             self.context.progress.note(
                 f"warning: the weighted loss terms at step 0 differ by more than {_UNBALANCED:g}x ({listed}): "
-                f"the smaller ones hardly count; {hint}"
+                f"the smaller ones hardly count; {hint}",
+                once="unbalanced",
             )
 
     def not_finite(self, step: int, what: str, value: float, terms: Mapping[str, float]) -> BoomspecError:

@@ -173,3 +173,25 @@ def test_a_spec_that_quotes_a_secret_is_not_run(specs, folder, monkeypatch, secr
         runner(graph, FolderStore(folder / "another"))
     assert not list((folder / "another").rglob("graph.json"))
     assert not list((folder / "another").glob("runs/*"))
+
+
+def test_the_environment_names_the_store_where_neither_the_call_nor_the_spec_does(specs, tmp_path, monkeypatch):
+    monkeypatch.setenv("BOOMSPEC_STORE", str(tmp_path / "mine"))
+    without = {name: value for name, value in yaml.safe_load(specs.SPEC).items() if name != "execution"}
+    plain, own = specs.text(yaml.safe_dump(without)), tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(without | {"execution": {"store": "theirs"}}), encoding="utf-8")
+    assert json.loads(call("plan", plain, "--json").output)["store"] == str(tmp_path / "mine")
+    assert json.loads(call("plan", own, "--json").output)["store"] == str(tmp_path / "theirs")
+    asked = call("plan", own, "--json", "--store", tmp_path / "asked").output
+    assert json.loads(asked)["store"] == str(tmp_path / "asked")
+
+
+def test_a_graph_until_a_kind_has_what_that_needs_and_nothing_else(specs):
+    graph = specs.edited().graph
+    until = graph.until("distill")
+    assert {node.task.kind for node in until.nodes.values()} == {"tokenize", "pretrain", "distill"}
+    assert {until.nodes[i].task.kind for i in until.targets} == {"distill"}
+    assert until.id != graph.id
+    with pytest.raises(BoomspecError, match=wording("cli.no_task_kind", name="distil")) as caught:
+        graph.until("distil")
+    assert "distill" in str(caught.value.hint)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from boomspec.compile.compiler import Compiled
+from boomspec.compile.compiler import Compiled, compile_experiments
 from boomspec.core.graph import Node
+from boomspec.spec.experiments import load_experiments
 from boomspec.store import FolderStore
 from runners.runtime.statistics import weighted_mean, weighted_stderr
 from tests.boomspec.conftest import Writer
@@ -37,8 +39,10 @@ class Measurements:
         compiled.graph.write(folder / "graph.json")
         self.folder = folder
 
-    def node(self, model: str) -> Node:
-        return self.compiled.graph.nodes[self.compiled.graph.experiments[0].tasks[f"evaluate {model}: held_out"]]
+    def node(self, model: str, experiment: str = "") -> Node:
+        graph = self.compiled.graph
+        (found,) = [one for one in graph.experiments if one.label == experiment]
+        return graph.nodes[found.tasks[f"evaluate {model}: held_out"]]
 
     def write(
         self,
@@ -47,10 +51,11 @@ class Measurements:
         *,
         weights: list[float] | None = None,
         provenance: dict[str, Any] | None = None,
+        experiment: str = "",
     ) -> None:
         values, counts = np.array(losses), np.array(weights or [10.0] * len(losses))
         loss, stderr = weighted_mean(values, counts), weighted_stderr(values, counts)
-        node = self.node(model)
+        node = self.node(model, experiment)
         with self.store.workspace("evaluate", node.id) as workspace:
             table = [
                 ("loss", loss, stderr),
@@ -238,3 +243,27 @@ def test_fields_of_two_runs_are_told_apart_while_the_files_of_their_spec_are_the
     assert student()["some_of"]
     assert set(student()["fields"]) >= {"distill.losses.kl.weight", "seed"}
     assert "some of: " in call("diff", before.folder, other.folder).output
+
+
+def test_two_variants_are_compared_over_all_their_seeds(specs: Writer) -> None:
+    data = yaml.safe_load(specs.SPEC)
+    data |= {"sweep": {"seed": [0, 1, 2]}, "variants": {"no-kl": {"distill": {"losses": {"kl": None}}}}}
+    data["execution"] = {**data.get("execution", {}), "store": "store"}
+    path = specs.text(yaml.safe_dump(data))
+    found = Measurements(compile_experiments(load_experiments(path)), specs.folder / "store")
+    for seed, shift in enumerate([0.30, 0.20, 0.25]):
+        found.write("student", wide(seed), experiment=f"base,seed={seed}")
+        found.write("student", wide(seed, shift=shift), experiment=f"no-kl,seed={seed}")
+    result = call("diff", f"{path}#base", f"{path}#no-kl", "--json")
+    assert result.exit_code == 1, result.output
+    data = json.loads(result.output)
+    assert [(pair["old"], pair["new"]) for pair in data["experiments"]] == [
+        (f"base,seed={seed}", f"no-kl,seed={seed}") for seed in range(3)
+    ]
+    (mean,) = [mean for mean in data["results"]["means"] if mean["metric"] == "loss"]
+    assert mean["pairs"] == 3
+    assert mean["difference"] == pytest.approx(0.25, abs=0.01)
+    assert mean["stderr"] == pytest.approx(0.05 / 3**0.5, abs=0.01)
+    assert (mean["moved"], mean["better"]) == (True, False)
+    printed = call("diff", f"{path}#base", f"{path}#no-kl").output
+    assert "Mean differences over 3 pairs" in printed

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +262,16 @@ def test_a_task_of_unknown_memory_gets_room():
     found = machine(graph((Execution(), None)), nodes=1, gpus=False)
     assert found is not None
     assert (found.cpus, found.gpus, found.gibibytes) == (1, 0, 12)
+
+
+def test_the_image_of_the_dockerfile_has_what_it_copies_and_asks_for() -> None:
+    root = Path(__file__).parents[2]
+    lines = (root / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert {"boomspec", "runners", "pyproject.toml"} <= set(copied)
+    assert all((root / name).exists() for name in copied)
+    extras = next(line.removeprefix("ARG EXTRAS=") for line in lines if line.startswith("ARG EXTRAS=")).split(",")
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(extras) <= project["optional-dependencies"].keys()
+    python = next(line.partition("python:")[2].partition("-")[0] for line in lines if line.startswith("FROM "))
+    assert python in project["requires-python"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from boomspec.plan.plan_text import untied_cost
 from boomspec.plan.rates import save_calibration
 from boomspec.store import FolderStore
 from tests.boomspec.test_cli import call
@@ -112,3 +113,20 @@ def test_a_saved_plan_is_said_to_be_saved(specs, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     assert f"boomspec run {file}" in call("plan", specs.text(specs.SPEC), "--output", file).output
     assert json.loads(file.read_text())["boomspec_plan"] == 1
+
+
+@pytest.mark.parametrize(
+    ("keep", "interpolate", "says"),
+    [
+        ([0, 2, 4], {}, "student.keep: last: 1"),
+        ([0, 2, 4, 5], {"order": "first_to_last"}, "interpolate.order: last_to_first"),
+        ([0, 2, 4, 5], {"singletons": "reference"}, "interpolate.singletons: student"),
+        ([0, 2, 4, 5], {}, None),
+    ],
+)
+def test_sizes_with_a_head_of_their_own_beside_a_tied_teacher_are_explained(specs, keep, interpolate, says) -> None:
+    tied = ("teacher.pretrain.tied_embeddings", True)
+    family = specs.edited(tied, ("student.keep", keep), ("interpolate", interpolate)).family
+    cost = untied_cost(family)
+    assert (cost is None) is all(member.tied for member in family.members)
+    assert (cost is None) if says is None else cost is not None and says in cost

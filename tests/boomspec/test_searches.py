@@ -1,7 +1,8 @@
-"""Choices that need data: the graph ends at the search, and goes on with integers when it has an answer."""
+"""Choices that need data: what depends on them comes into the graph, with integers, when the search has an answer."""
 
 import pytest
 
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import SpecError
 from boomspec.core.layers import read_layers
 from boomspec.core.tasks import Baseline, Distill, LayerChoice, PatchOrder, Search, Subset
@@ -13,9 +14,9 @@ def names(compiled) -> list[str]:
 
 
 def only_search(compiled):
-    (target,) = compiled.graph.targets
-    node = compiled.graph.nodes[target]
-    assert isinstance(node.task.record, Search)
+    (node,) = [node for node in compiled.graph.nodes.values() if isinstance(node.task.record, Search)]
+    assert node.id in compiled.graph.targets
+    assert compiled.pending == (node.name,)
     return node
 
 
@@ -64,6 +65,8 @@ def test_a_patch_order_is_searched_behind_the_distillation_and_before_the_sizes(
 def test_shortgpt_drops_the_layers_of_least_influence(specs):
     compiled = specs.edited(("baselines", ["shortgpt"]))
     node = only_search(compiled)
+    assert "distill student" in names(compiled)  # which does not wait for it
+    assert not any("shortgpt to" in name for name in names(compiled))
     specs.found[node.id] = {"kept": [0, 3, 5], "scores": [0.9, 0.1, 0.1, 0.8, 0.3, 0.7]}
     compiled = specs.edited(("baselines", ["shortgpt"]))
     plans = [
@@ -72,6 +75,25 @@ def test_shortgpt_drops_the_layers_of_least_influence(specs):
         if isinstance(node.task.record, Baseline) and isinstance(node.task.record.build, Subset)
     ]
     assert plans == [read_layers("t0 t3 t5"), read_layers("t0 t3 t4 t5"), read_layers("t0 t1 t3 t4 t5")]
+
+
+@pytest.mark.parametrize(
+    ("edit", "found"),
+    [
+        (("baselines", ["shortgpt"]), {"kept": [0, 3, 5], "scores": [0.9, 0.1, 0.1, 0.8, 0.3, 0.7]}),
+        (BY_INFLUENCE, {"kept": [0, 2, 4], "scores": [0.0] * 6}),
+        (("interpolate", {"order": {"search": "klpatch"}}), {"sets": [[], [2], [2, 0], [0, 1, 2]]}),
+    ],
+)
+def test_what_follows_a_search_is_forecast_with_what_it_might_find(specs, edit, found):
+    before = specs.edited(edit)
+    guessed = compile_experiments(before.files, before.answers, guess=True).graph
+    specs.found[only_search(before).id] = found
+    after = specs.edited(edit).graph
+    assert len(before.graph.nodes) < len(guessed.nodes)
+    assert [node.name for node in guessed.nodes.values()] == [node.name for node in after.nodes.values()]
+    flops = [sum(node.cost.flops for node in graph.nodes.values()) for graph in (guessed, after)]
+    assert flops[0] == pytest.approx(flops[1], rel=0.02)
 
 
 def test_standard_distillation_starts_each_size_from_the_layers_of_naive_pruning(specs):

@@ -114,6 +114,21 @@ def test_a_job_server_that_suddenly_asks_for_a_token_says_so_as_one_that_did_fro
     assert json.loads(output)["error"]["message"] == wording("jobs.cluster_asks_token", address=server.address)
 
 
+def test_the_status_of_a_job_at_work_says_how_far_it_is(server: JobServer, ended: Ended) -> None:
+    server.log = (
+        "41 tasks to run\n10:00:01    [0/41] start    tokenize\n10:00:09   [12/41] done     tokenize (8 s)\n"
+        "10:00:19   [12/41]          distill student: 24% after 0:10, 0:32 left  120/500 steps\n"
+    )
+    code, output, _ = ended(server, "status")
+    assert code == 0
+    assert output.rstrip().endswith("12/41 tasks; distill student: 24% after 0:10, 0:32 left  120/500 steps")
+    _, output, _ = ended(server, "status", JOB, "--json")
+    assert json.loads(output)["progress"]["done"] == 12
+    server.state = "SUCCEEDED"
+    _, output, _ = ended(server, "status", JOB, "--json")
+    assert json.loads(output)["progress"] is None
+
+
 def test_a_connection_that_breaks_after_a_long_silence_is_taken_up_again(server: JobServer, ended: Ended) -> None:
     server.log = "started\nmade\n"
     server.troubles["tail"] = iter([breaks_after(1.5), breaks_after(1.5), breaks_after(1.5, "started\n")])

@@ -57,7 +57,7 @@ def test_a_long_task_is_heard_of_in_plain_lines(
     monkeypatch.setattr("runners.executor.view._LINE_EVERY_SECONDS", 0.0)
     with View(2) as view:
         tell(view)
-    assert "distill: 100/500 steps  20%  5 steps/s  loss 3.4  1:20 left" in capsys.readouterr().out
+    assert "distill: 20% after 0 s, 1:20 left  100/500 steps  5 steps/s  loss 3.4" in capsys.readouterr().out
 
 
 def test_the_live_view_shows_a_bar_for_each_task_and_lets_what_has_ended_scroll_away() -> None:
@@ -80,7 +80,53 @@ def test_the_live_view_shows_rate_values_and_time_left() -> None:
         view.event({"event": "task_started", "task": "id", "name": "distill"})
         view.progress("id", line(100.0, 50, kl=0.12))
         view.progress("id", line(110.0, 100, kl=0.11))
-    assert wording("view.steps_steps_kl_left") in screen.getvalue()
+    row = next(row for row in reversed(screen.getvalue().splitlines()) if "distill" in row)
+    assert row.split()[-8:] == ["20%", "0:00<1:20", "100/500", "steps", "5", "steps/s", "kl", "0.11"]
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_on_a_narrow_terminal_bar_and_time_left_stay_and_amounts_are_left_out_whole(width: int) -> None:
+    screen = io.StringIO()
+    view = LiveView(1, console=Console(file=screen, force_terminal=True, width=width, color_system=None))
+    with view:
+        view.event(
+            {"event": "task_started", "task": "id", "name": "evaluate interpolated 12 layers, 3 patched: held_out"}
+        )
+        view.progress("id", line(100.0, 50, cross_entropy=3.21, kl=0.12, hidden_cosine=0.4))
+        view.progress("id", line(110.0, 100, cross_entropy=3.21, kl=0.11, hidden_cosine=0.4))
+    rows = [row.rstrip() for row in screen.getvalue().splitlines() if "held_out" in row]
+    assert all(len(row) <= width for row in rows)
+    assert "evaluate" in rows[-1]
+    assert "━" in rows[-1]
+    amounts = rows[-1].partition("0:00<1:20")[2].split()
+    assert amounts == {80: ["100/500", "steps", "5", "steps/s"], 60: []}[width]
+
+
+def test_what_was_interrupted_has_not_ended() -> None:
+    view = View(3)
+    for task in "ab":
+        view.event({"event": "task_started", "task": task, "name": task})
+    view.event({"event": "task_finished", "task": "a", "name": "a", "seconds": 1.0})
+    for task in "bc":
+        view.event({"event": "task_interrupted", "task": task, "name": task})
+    assert view.ended == 1
+
+
+def test_the_time_left_of_all_tasks_follows_from_the_forecast_share_that_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("runners.executor.view.time.monotonic", lambda: now)
+    view = View(4, {"a": 30.0, "b": 60.0, "c": 10.0, "d": 500.0})
+    assert view.left() is None
+    for task in "abd":
+        view.event({"event": "task_started", "task": task, "name": task})
+    now = 1060.0  # twice as slow as forecast
+    view.event({"event": "task_finished", "task": "a", "name": "a", "seconds": 60.0})
+    view.event({"event": "task_reused", "task": "d", "name": "d"})  # it takes no time
+    assert view.left() == pytest.approx(60 / 30 * 70)
+    view.progress("b", line(60.0, 250))
+    assert view.left() == pytest.approx(60 / 60 * 40)
 
 
 def test_without_a_terminal_the_view_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,14 +143,18 @@ def test_the_pace_starts_anew_with_another_attempt_and_trusts_a_task_that_measur
     assert pace.rate is None
     pace.update(line(30.0, 200, rate=8.0))
     assert pace.rate == 8
-    assert pace.describe() == "200/500 steps  40%  8 steps/s  38 s left"
+    assert pace.amounts() == ["200/500 steps", "8 steps/s"]
+    assert pace.share == 0.4
+    assert pace.left == 37.5
 
 
 def test_a_task_of_unknown_length_shows_no_share_and_no_time_left() -> None:
     pace = Pace()
     pace.update(line(0.0, 10_000, total=0))
     pace.update(line(10.0, 30_000, total=0, phase="reading"))
-    assert pace.describe() == wording("view.steps_steps_phase_reading")
+    assert pace.amounts() == ["30k steps", "2000 steps/s", "phase reading"]
+    assert pace.share is None
+    assert pace.left is None
 
 
 @pytest.mark.parametrize(

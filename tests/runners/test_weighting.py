@@ -182,8 +182,10 @@ def test_students_of_a_cohort_that_are_balanced_or_not_are_what_they_are_alone(
 def test_the_warning_about_unbalanced_terms_says_what_to_do(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
 
+    terms = {"cross_entropy": torch.tensor(1.0), "kl": torch.tensor(0.01)}
+
     def loss(*_: object) -> Any:
-        return (model.weight**2).sum(), {"cross_entropy": torch.tensor(1.0), "kl": torch.tensor(0.01)}
+        return (model.weight**2).sum(), terms
 
     def warned(name: str, weights: Any) -> list[str]:
         context: Context[Any] = tiny.context(tmp_path / name)
@@ -198,3 +200,6 @@ def test_the_warning_about_unbalanced_terms_says_what_to_do(tmp_path: Path) -> N
     assert warned("balanced", Weighting(plain, 1, balance="start")) == []
     (note,) = warned("shares", Weighting({**plain, "kl": 0.01}, 1, balance="start"))
     assert "distill.balance" not in note
+    terms["hidden_cosine"] = torch.tensor(0.5)
+    assert warned("published", {"cross_entropy": 1.0, "kl": 0.1, "hidden_cosine": 2.0}) == []
+    assert warned("other", {"cross_entropy": 1.0, "kl": 0.1, "hidden_cosine": 3.0}) != []

@@ -24,6 +24,7 @@ import yaml
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import write_atomically
 from boomspec.core.identity import digest, file_digest
+from boomspec.core.machine import install_line
 
 # Loaders of the datasets library for files, which are not the name of a data set.
 LOADERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdataset", "imagefolder", "audiofolder"}
@@ -47,7 +48,7 @@ def installed_package() -> Path | None:
 def stock_folder() -> Path:
     """The tasks of the installed lm-eval. Raises BoomspecError where it is not installed."""
     if (package := installed_package()) is None:
-        raise BoomspecError("lm-eval is not installed, so its tasks are not known", hint="pip install 'boomspec[run]'")
+        raise BoomspecError("lm-eval is not installed, so its tasks are not known", hint=install_line("run"))
     return package / "tasks"
 
 

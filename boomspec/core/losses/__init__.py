@@ -80,3 +80,10 @@ else:
 
 def usual_losses() -> Losses:
     return Losses(**{kind: loss() for kind, loss in LOSSES.items() if loss.usual})
+
+
+# Weights that were published, with the terms at their usual settings. Their terms differ in size at the first step.
+PUBLISHED_WEIGHTS = (
+    {"cross_entropy": 1.0, "kl": 0.1, "hidden_cosine": 2.0},  # arXiv 2510.05064
+    {"cross_entropy": 1.0, "kl": 0.1, "hidden_cosine": 10.0},  # arXiv 2608.22854
+)

@@ -1,11 +1,11 @@
 """The kind `search`: a choice of layers or of a patch order that needs data."""
 
 from math import comb
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator
 
-from boomspec.core.layers import patchable
+from boomspec.core.layers import evenly_spaced, patchable, prefixes
 from boomspec.core.tasks.record import Cost, Determinism, Precision, Prices, Record
 from boomspec.core.types import Strict
 from boomspec.core.work_sizes import HELD_LOGITS, HELD_STATES
@@ -46,6 +46,10 @@ class PatchOrder(Strict):
         run = sum(count * (kept + patched * longer) for patched, count in enumerate(candidates))
         return layers + round(run), 1 + sum(candidates)
 
+    def guess(self, layers: int) -> dict[str, Any]:
+        """What might be found, for a forecast of what follows: models of every number of patched blocks."""
+        return {"sets": [list(blocks) for blocks in prefixes(patchable(self.kept, layers))]}
+
     def _candidates(self, blocks: int, patched: int) -> int:
         """Sets of patched blocks, without the two of the sequential orders that every size is compared with."""
         if self.method == "exact" or patched == 0:
@@ -72,6 +76,9 @@ class LayerChoice(Strict):
         rounds = range(self.count + 1, layers + 1)  # in each, every layer but the first is left out once
         return layers + sum((left - 1) ** 2 for left in rounds), 0
 
+    def guess(self, layers: int) -> dict[str, Any]:
+        return {"kept": list(evenly_spaced(self.count, layers)), "scores": [0.0] * layers}
+
 
 class RunDistances(Strict):
     """How far the state moves over each run of following layers, by angle and by cosine. Inputs: teacher, tokens."""
@@ -81,6 +88,10 @@ class RunDistances(Strict):
 
     def layer_runs(self, layers: int) -> tuple[int, int]:
         return layers, 0
+
+    def guess(self, layers: int) -> dict[str, Any]:
+        alike = [[0.0] * (layers - length + 1) for length in range(1, layers + 1)]
+        return {"angular_distance": alike, "block_influence": alike}
 
 
 class Search(Record):
