@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from boomspec.compile.assistants import assistants
+from boomspec.compile.chat import chat_problems
 from boomspec.compile.deployment import with_prompts
 from boomspec.compile.during import sizes_during
 from boomspec.compile.family import (
@@ -113,7 +114,7 @@ def _path_problems(file: SpecFile) -> list[Problem]:
         elif section.model and not _HUB_ID.fullmatch(name := path_text(file, (*place, "model"), section.model)):
             problems.append(file.problem((*place, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
     if spec.data is not None:
-        problems += [*blend_problems(file), *text_problems(file)]
+        problems += [*blend_problems(file), *text_problems(file), *chat_problems(file)]
     if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:
         place = ("evaluate", "tasks_folder")
         if not is_folder(tasks := resolve_path(file, place, spec.evaluate.tasks_folder)):

@@ -21,7 +21,7 @@ from boomspec.models import code
 from boomspec.models import folder as contents
 from boomspec.models.checkpoint import checkpoint_files
 from boomspec.models.facts import ModelFacts, llama_facts, read_config
-from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
+from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, hub_templates, pinned_model
 from boomspec.models.quantized import check_quantization, quantization_of, target_dtype, whole_facts
 from boomspec.models.tokenizer import needed_rows
 from boomspec.spec.sections.models import OtherTeacherSpec, TransferModelSpec
@@ -201,6 +201,13 @@ def tokenizer_folder(file: SpecFile, role: Role) -> Path:
     commit, _ = _of_hub(file, role, pinned_model)
     name, file_name = str(section_of(file, role).model), contents.TOKENIZER
     return file.once(("tokenizer", name, commit), lambda: hub_folder(name, commit, file=file_name))
+
+
+def hub_tokenizer_folder(file: SpecFile, role: Role) -> Path:
+    """Where the configs and chat templates of a hub model's tokenizer are, in its pinned commit."""
+    commit, _ = _of_hub(file, role, pinned_model)
+    name = _named_model(file, role)[0]
+    return file.once(("chat templates", name, commit), lambda: hub_templates(name, commit))
 
 
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:

@@ -54,6 +54,7 @@ def variable_problems(file: SpecFile) -> Iterator[Problem]:
         for source, own in spec.data.texts.items():
             at: Location = ("data", "sources", source) if source else ("data",)
             paths |= {(*at, "files", i): name for i, name in enumerate(own.files or ())}
+            paths |= {(*at, "chat_template"): own.chat_template}
             held_out = own.held_out.files if own.held_out is not None else None
             paths |= {(*at, "held_out", "files", i): name for i, name in enumerate(held_out or ())}
     if spec.evaluate is not None:

@@ -12,7 +12,7 @@ from boomspec.core.graph import Source
 from boomspec.core.layers import LayerPlan
 from boomspec.core.losses import Losses
 from boomspec.spec.sections.baselines import DroppedRun, LaCoSpec
-from boomspec.spec.sections.data import CalibrationSpec, LossOn
+from boomspec.spec.sections.data import CalibrationSpec, LossOn, SourceSpec
 from boomspec.spec.sections.evaluation import DuringSpec
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.schemes import OnPolicySpec, SamplingSpec
@@ -31,8 +31,13 @@ def _determinism(spec: Spec) -> tasks.record.Determinism | None:
     return tasks.record.Determinism(algorithms=section.algorithms, tf32=section.tf32)
 
 
-def tokenize(resolved: ResolvedSpec, name: str, *, learns: bool, loss_on: LossOn | None = None) -> tasks.Tokenize:
-    """The tokens of one source. `learns`: the tokenizer is trained on it. `loss_on`: where it is not the source's."""
+def tokenize(
+    resolved: ResolvedSpec, name: str, *, learns: bool, loss_on: LossOn | None = None, template: str | None = None
+) -> tasks.Tokenize:
+    """The tokens of one source. `learns`: the tokenizer is trained on it. `loss_on`: where it is not the source's.
+
+    `template`: the text of the chat template that the source brings.
+    """
     data, pretrain, bos = resolved.data.texts[name], resolved.spec.teacher.pretrain, resolved.data.bos
     assert data.text_field is not None
     trained = None
@@ -48,6 +53,19 @@ def tokenize(resolved: ResolvedSpec, name: str, *, learns: bool, loss_on: LossOn
         held_out_offset=data.held_out.offset if data.held_out else 0,
         bos=None if bos == "auto" else bos,
         on_bad_row="skip" if data.on_bad_row == "skip" else None,
+        chat=_conversations(data, loss_on, template) if data.is_chat else None,
+    )
+
+
+def _conversations(data: SourceSpec, loss_on: LossOn | None, template: str | None) -> tasks.Conversations:
+    responses = (loss_on or data.loss_on) == "responses"
+    return tasks.Conversations(
+        messages=data.messages,
+        tools=data.tools,
+        prompt=data.prompt,
+        response=data.response,
+        loss_on="responses" if responses else None,
+        template=template,
     )
 
 

@@ -168,6 +168,7 @@ def _text_defaults(text: SourceSpec, data: DataSpec) -> dict[str, Any]:
         "text_field": TEXT_FIELD,
         "split": "train" if text.dataset is not None else None,
         "held_out": data.held_out,
+        "loss_on": "all" if text.is_chat else None,
     }
 
 
@@ -241,7 +242,7 @@ def _say_text(shown: dict[str, Any], text: SourceSpec, found: str | None) -> Non
     format = found or text.format
     if text.files is not None and format is not None:
         shown["format"] = format
-    if text.dataset is None and format in (None, "text") and text.text_field == TEXT_FIELD:
+    if text.is_chat or (text.dataset is None and format in (None, "text") and text.text_field == TEXT_FIELD):
         del shown["text_field"]
     if text.held_out is not None and text.held_out.files is not None:
         del shown["held_out"]["offset"]

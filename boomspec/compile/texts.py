@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from boomspec.compile import records
+from boomspec.compile.chat import check_hub_template, template_of
 from boomspec.compile.text_sources import held_out_source, place_of_text, text_source
 from boomspec.core.errors import Problem
 from boomspec.core.tasks import Blend
@@ -92,6 +93,10 @@ def tokens_of(
     """The task that makes a text (see above). Raises SpecError where the data as a whole is not defined."""
     if which is None and (which := default_text(build.resolved.spec)) is None:
         raise build.file.error_at(("data",), "missing 'blend'", "it says how the sources are mixed")
+    named = [which] if isinstance(which, str) else list(which)
+    if loss_on == "responses" and not any(build.resolved.data.texts[name].is_chat for name in named):
+        message = f"'{named[0]}' has no conversations, of which responses could be learned"
+        raise build.file.error_at(place_of_text(named[0]), message, "give its messages, or prompt and response")
     if isinstance(which, str):
         return _source(build, which, loss_on)
     if [part.unit for part in which.values()] == ["weight"]:  # all of one source
@@ -101,6 +106,10 @@ def tokens_of(
 
 def _source(build: "Builder", name: str, loss_on: LossOn | None) -> str:
     file, resolved = build.file, build.resolved
+    check_hub_template(file, name)
+    source = resolved.data.texts[name]
+    if loss_on == source.loss_on or not source.is_chat:
+        loss_on = None  # as it is by itself; of text everything is learned
     pretrains, first = resolved.spec.teacher.pretrain is not None, next(iter(resolved.data.texts))
     text, held_out = text_source(file, name), held_out_source(file, name)
     inputs = {"text": build.source(text), **({} if held_out is None else {"held_out": build.source(held_out)})}
@@ -110,7 +119,7 @@ def _source(build: "Builder", name: str, loss_on: LossOn | None) -> str:
         inputs["tokenizer"] = build.source(build.tokenizer)
     elif not learns:
         inputs["tokenizer"] = _source(build, first, None)
-    record = records.tokenize(resolved, name, learns=learns, loss_on=loss_on)
+    record = records.tokenize(resolved, name, learns=learns, loss_on=loss_on, template=template_of(file, name))
     called = f"tokenize {name}".strip() + ("" if loss_on is None else f", loss on {loss_on}")
     return build.add(called, record, inputs)
 

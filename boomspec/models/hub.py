@@ -21,7 +21,15 @@ from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.code import CODE_FILES, CONFIGS
 from boomspec.models.facts import ModelFacts, Same, read_config
-from boomspec.models.folder import CONFIG, check_config, is_hub_file, is_tokenizer_file, names_in, refusal
+from boomspec.models.folder import (
+    CHAT_TEMPLATES,
+    CONFIG,
+    check_config,
+    is_hub_file,
+    is_tokenizer_file,
+    names_in,
+    refusal,
+)
 from boomspec.models.quantized import check_quantization, whole_facts
 
 # A few kilobytes need no progress bar; what the person has set wins. Read when huggingface_hub is imported.
@@ -215,6 +223,13 @@ def hub_code(model: str, commit: str) -> Path:
         local = {} if _reachable() else {"local_files_only": True}
         patterns = [CODE_FILES, *CONFIGS.values()]
         return Path(_hub().snapshot_download(model, revision=commit, allow_patterns=patterns, **local))
+
+
+def hub_templates(model: str, commit: str) -> Path:
+    """The cached folder of a hub model's commit, with the config and the chat templates of its tokenizer fetched."""
+    with _asking(f"model '{model}': cannot fetch its chat template"):
+        patterns = [CONFIGS["tokenizer"], "chat_template*", f"{CHAT_TEMPLATES}/*"]
+        return Path(_hub().snapshot_download(model, revision=commit, allow_patterns=patterns))
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.folder import TOKENIZER, read_object
+from boomspec.models.folder import CHAT_TEMPLATES, TOKENIZER, read_object
 
 # A vocabulary of a quarter of a million entries, with its merges, takes a second to parse: only what is asked is read.
 _VOCABULARY = re.compile(rb'"vocab"\s*:\s*\{')
@@ -119,3 +119,9 @@ def _start(processor: Any) -> list[str]:
             # The last one is the outermost.
             return [token for inner in reversed(processor["processors"]) for token in _start(inner)]
     raise ValueError(f"post-processor {processor['type']}")
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a tokenizer's files hold a chat template: a file of its own, several in a folder, or in its config."""
+    files = [*folder.glob("chat_template.*"), *(folder / CHAT_TEMPLATES).glob("*.jinja")]
+    return bool(files) or bool(read_object(folder / "tokenizer_config.json").get("chat_template"))

@@ -21,19 +21,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 import zstandard
 
-from boomspec.core.errors import BoomspecError, did_you_mean
+from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source
 from boomspec.core.identity import file_digest
+from runners.data.chat import Rendered
+from runners.data.rows import MARK, BadRow, no_field, text_of
 
 _PARQUET_ROWS = 256  # read at a time
 _PIECE = 1 << 20  # characters of a JSON array that are read at a time
 _LONGEST = 1 << 28  # characters of one element of it
 _SPACES = re.compile(r"[ \t\r\n]*")
-_MARK = "\ufeff"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_EXTRA = b"\x2a\x4d\x18"  # after 0x50 to 0x5f: a frame without data, with which some files begin
@@ -42,15 +43,8 @@ _ZSTD_PIECE = 1 << 14  # compressed bytes at a time: what they expand to is in m
 _TRUNCATED = (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError)
 
 
-class BadRow(NamedTuple):
-    """What is wrong with a row: its `kind`, to count by, and the whole message with the row's place."""
-
-    kind: str
-    message: str
-    hint: str | None = None
-
-
-Row = tuple[str | BadRow, int]  # its text, or why it has none; how many bytes of the file are read after it
+Content = str | Rendered | BadRow  # what a row holds, or why it holds nothing
+Row = tuple[Content, int]  # how many bytes of the file are read after it
 
 
 @dataclass
@@ -67,11 +61,40 @@ class Skipped:
 
 
 class Document(NamedTuple):
-    """One text. `bytes_read`: how far into the source's files it ends (0: unknown). `bad`: why the row has no text."""
+    """One text. `bytes_read`: how far into the source's files it ends (0: unknown). `bad`: why the row has no text.
+
+    `chat`: the conversation whose rendered text it is.
+    """
 
     text: str
     bytes_read: int = 0
     bad: BadRow | None = None
+    chat: Rendered | None = None
+
+
+class RowReader(Protocol):
+    """Makes something of a row. `columns`: the fields that it reads, of which `optional` may be missing."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def optional(self) -> tuple[str, ...]: ...
+    def __call__(self, row: Any, place: str) -> Content: ...
+
+
+@dataclass(frozen=True)
+class TextField:
+    """Reads the text of a row: one field."""
+
+    name: str
+    optional: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def __call__(self, row: Any, place: str) -> Content:
+        return text_of(row, self.name, place)
 
 
 @dataclass
@@ -83,7 +106,7 @@ class Documents:
     """
 
     source: Source
-    text_field: str
+    reader: RowReader
     skip: int = 0
     lenient: bool = False
     done: int = 0  # how many documents after the skipped ones were read before
@@ -94,6 +117,8 @@ class Documents:
         for text, read in self._hub_rows() if self.source.kind == "hub_dataset" else self._file_rows():
             if isinstance(text, str):
                 yield Document(text, read)
+            elif isinstance(text, Rendered):
+                yield Document(text.text, read, chat=text)
             elif self.lenient:
                 yield Document("", read, text)
             else:
@@ -120,7 +145,7 @@ class Documents:
         if self.state is not None:
             stream.load_state_dict(self.state)
         for number, row in enumerate(stream, start=self.skip + self.done + 1):
-            yield _text_of(row, self.text_field, f"{hub} ({split}), row {number}"), 0
+            yield self.reader(row, f"{hub} ({split}), row {number}"), 0
 
     def _file_rows(self) -> Iterator[Row]:
         """The rows of all files; the bytes that are read are those of all files, too."""
@@ -137,9 +162,7 @@ class Documents:
                         digests = f"sha256 {found[:12]}..., the graph was compiled for {file['sha256'][:12]}..."
                         message = f"{path}: the file has changed since the spec was compiled ({digests})"
                         raise BoomspecError(message, hint="compile the spec again: the new text makes new artifacts")
-                    rows = (
-                        _text_row(data, path) if data is not None else readers[format](path, self.text_field, skipped)
-                    )
+                    rows = _text_row(data, path) if data is not None else readers[format](path, self.reader, skipped)
                     yield from ((text, before + read) for text, read in rows)
             except OSError as error:
                 raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -212,19 +235,19 @@ def _text_row(data: bytes, path: Path) -> Iterator[Row]:
     yield BadRow("not text", f"{path}: holds NUL characters, which no text has", hint) if "\0" in text else text, size
 
 
-def _jsonl_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+def _jsonl_rows(path: Path, reader: RowReader, skipped: Skipped) -> Iterator[Row]:
     with _decompressed(path) as (file, raw):
         done = 0
         for number, line in enumerate(file, start=1):
             if number == 1:
                 _check_encoding(line, path)
-                line = line.removeprefix(_MARK.encode())
+                line = line.removeprefix(MARK.encode())
             done += len(line)
             # Blank lines, as at the end of many files, are no rows.
             if line.strip() and not skipped.take():
                 place = f"{path}:{number}"
                 try:
-                    text = _text_of(json.loads(line.decode("utf-8")), field, place)
+                    text = reader(json.loads(line.decode("utf-8")), place)
                 except UnicodeDecodeError as error:
                     message = f"{place}: not UTF-8 text: {error.reason} at byte {error.start} of the line"
                     text = BadRow("not UTF-8", message)
@@ -233,18 +256,18 @@ def _jsonl_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
                 yield text, done if file is raw else raw.tell()
 
 
-def _json_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+def _json_rows(path: Path, reader: RowReader, skipped: Skipped) -> Iterator[Row]:
     """The elements of an array; memory holds one of them and a piece of the file."""
     with _decompressed(path) as (file, raw):
         head = cast(io.BufferedReader, file).peek(_PIECE)
         _check_encoding(head, path)
-        if head.removeprefix(_MARK.encode()).lstrip()[:1] != b"{":
+        if head.removeprefix(MARK.encode()).lstrip()[:1] != b"{":
             with io.TextIOWrapper(file, encoding="utf-8-sig") as characters:
                 for number, row in enumerate(_elements(characters, path), start=1):
                     if not skipped.take():
-                        yield _text_of(row, field, f"{path}, element {number}"), raw.tell()
+                        yield reader(row, f"{path}, element {number}"), raw.tell()
             return
-    yield from _jsonl_rows(path, field, skipped)  # lines, whatever its ending says
+    yield from _jsonl_rows(path, reader, skipped)  # lines, whatever its ending says
 
 
 def _elements(file: io.TextIOWrapper, path: Path) -> Iterator[Any]:
@@ -296,7 +319,7 @@ def _skip_spaces(text: str, at: int) -> int:
     return at if found is None else found.end()
 
 
-def _parquet_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+def _parquet_rows(path: Path, reader: RowReader, skipped: Skipped) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -306,40 +329,22 @@ def _parquet_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
         raise BoomspecError(f"{path}: not a parquet file: {error}") from error
     with table:
         names = table.schema_arrow.names
-        column = field if field in names else field.partition(".")[0]
-        if column not in names:
-            bad = _no_field(str(path), field, names)
-            raise BoomspecError(bad.message, hint=bad.hint)
+        columns: list[str] = []
+        for field in reader.columns:
+            column = field if field in names else field.partition(".")[0]
+            if column in names:
+                columns.append(column)
+            elif field not in reader.optional:
+                bad = no_field(str(path), field, names)
+                raise BoomspecError(bad.message, hint=bad.hint)
         size, number = path.stat().st_size, 0
         # Of a column that holds others all are read where their names alone do not say which one is meant.
-        for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
+        for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=list(dict.fromkeys(columns))):
             first, number = number + 1, number + batch.num_rows
             if not skipped.take(batch.num_rows):
                 for place, row in enumerate(batch.to_pylist(), start=first):
                     if not skipped.take():
-                        yield _text_of(row, field, f"{path}, row {place}"), size * place // table.metadata.num_rows
-
-
-def _text_of(row: Any, field: str, place: str) -> str | BadRow:
-    """The text of a row: a field, or one inside of others by its dotted path."""
-    if not isinstance(row, dict):
-        kind = "null" if row is None else type(row).__name__
-        return BadRow("not an object", f"{place}: expected an object with a field '{field}', not {kind}")
-    value: Any = row
-    for name in [field] if field in row else field.split("."):
-        if not isinstance(value, dict) or name not in value:
-            return _no_field(place, field, [str(key) for key in value] if isinstance(value, dict) else [])
-        value = value[name]
-    if not isinstance(value, str):
-        kind = "null" if value is None else type(value).__name__
-        return BadRow("null" if value is None else "not text", f"{place}: field '{field}' is {kind}, not text")
-    # JSON can hold half a character ("\ud83d"), which real web text does now and then; no encoding has it.
-    return value.removeprefix(_MARK).encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _no_field(place: str, field: str, found: list[str]) -> BadRow:
-    hint = did_you_mean(field.rpartition(".")[2], found) or "set data.text_field"
-    return BadRow("no such field", f"{place}: has no field '{field}' (it has: {', '.join(found[:20]) or 'none'})", hint)
+                        yield reader(row, f"{path}, row {place}"), size * place // table.metadata.num_rows
 
 
 def _check_encoding(start: bytes, path: Path) -> None:

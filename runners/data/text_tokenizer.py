@@ -71,6 +71,13 @@ def train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, 
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS).save_pretrained(folder)
 
 
+def unlearned_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """What renders conversations before the tokenizer is trained on them: it has the special tokens of that one."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), eos_token=EOS)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
 def copy_tokenizer(source: Source, folder: Path) -> None:
     """Copy a tokenizer's files; checks those of a folder against the digests in the source's identity.
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from boomspec.core.execution import CHECKPOINT_SECONDS
 from boomspec.core.files import flush, write_atomically
-from runners.data.tokens import ENDS, SPLITS
+from runners.data.tokens import ENDS, META, SPLITS
 
 _STATE = "tokens.json"
 _PACKED = 1 << 24  # tokens whose mask is packed at a time; whole bytes of it
@@ -45,11 +45,12 @@ class Count:
     rows: str = ""
     crc: int = 0  # of the file's bytes
     labelled: int = 0  # by the mask
-    largest: int = -1  # the largest token; of documents that came with a mask
+    largest: int = -1  # token, where the ends of documents are written
     crcs: dict[str, int] = field(default_factory=dict)  # of the files beside the stream
 
-    def size(self) -> dict[str, int]:
-        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
+    def size(self, *, masked: bool = False) -> dict[str, Any]:
+        found = {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
+        return found | ({"labelled": self.labelled} if masked else {})
 
     def read(self) -> dict[str, Any]:
         return {"documents": self.documents, "sha256": self.rows or hashlib.sha256().hexdigest()}
@@ -151,8 +152,8 @@ class TokenWriter:
         if labels is not None:
             self._write(f"{split}.mask", labels.astype(np.uint8), count)
             count.labelled += int(labels.sum())
-            count.largest = max(count.largest, int(tokens.max()))
         if self.ends:
+            count.largest = max(count.largest, int(tokens.max()))
             self._write(f"{split}.ends", np.asarray([count.tokens], ENDS), count)
         if row is not None:
             before = bytes.fromhex(count.rows) + len(row).to_bytes(8, "little")
@@ -199,6 +200,10 @@ class TokenWriter:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    (folder / META).write_text(json.dumps(meta, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _crc(name: str, count: Count) -> int:

@@ -16,7 +16,7 @@ Shapes: B windows, T positions, N = B * T, D hidden, V vocabulary, W windows of 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,10 @@ from torch.nn.functional import cross_entropy
 
 from boomspec.core.layers import LayerPlan
 from boomspec.core.work_sizes import MEASURED_LOGITS
-from runners.data.tokens import repeated, stride
+from runners.data.tokens import TOKENIZER, TokenStream, repeated, stride
 from runners.evaluation.members import Members
 from runners.evaluation.scores import scores
+from runners.modeling.foreign_code import tokenizer_of
 from runners.modeling.hidden_states import LMHead
 from runners.modeling.shared_forward import Inputs
 from runners.runtime.context import Progress
@@ -186,6 +187,18 @@ def text_bytes(
         len(str(tokenizer.decode(kept.tolist(), clean_up_tokenization_spaces=False)).encode("utf-8"))
         for document in documents
         if len(kept := document[~np.isin(document, silent)])
+    )
+
+
+def labelled_bytes(folder: Path, code: Collection[str]) -> int:
+    """UTF-8 bytes of the held-out text of a token artifact that counts (see `text_bytes`)."""
+    stream = TokenStream(folder, "held_out")
+    return text_bytes(
+        stream.tokens,
+        eos=stream.eos,
+        prefix=stream.prefix,
+        tokenizer=tokenizer_of(folder / TOKENIZER, code),
+        labels=None if stream.labelled is None else stream.labels(1, len(stream)),
     )
 
 

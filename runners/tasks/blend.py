@@ -25,10 +25,10 @@ import numpy.typing as npt
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Blend
-from runners.data.token_writer import Count, Place, TokenWriter
+from boomspec.models.tokenizer import has_chat_template
+from runners.data.token_writer import Place, TokenWriter, write_meta
 from runners.data.tokens import DTYPES, META, SPLITS, TOKENIZER, Split, TokenStream
-from runners.evaluation.held_out import text_bytes
-from runners.modeling.foreign_code import tokenizer_of
+from runners.evaluation.held_out import labelled_bytes
 from runners.runtime.context import Context
 
 _REPORTED = 64  # documents
@@ -88,22 +88,18 @@ def run(context: Context[Blend]) -> None:
                 taken[split] = [_Taken(**one) for one in (writer.place.state or {})[split]]
     finally:
         writer.close()
-    tokenizer = max(folders, key=lambda folder: _has_template(folder / TOKENIZER)) / TOKENIZER
+    tokenizer = max(folders, key=lambda folder: has_chat_template(folder / TOKENIZER)) / TOKENIZER
     vocabulary = max(meta["vocabulary"] for meta in metas)
     meta: dict[str, Any] = {"dtype": dtype, "eos": eos, "prefix": prefix, "vocabulary": vocabulary, "ends": True}
     for split in SPLITS:
-        meta[split] = _size(writer.counts[split], masked=masked)
+        meta[split] = writer.counts[split].size(masked=masked)
         meta[split]["sources"] = [_said(one, masked=masked) for one in taken[split]]
     writer.finish(context.path)
     shutil.copytree(tokenizer, context.path / TOKENIZER)
-    meta_file = context.path / META
-    meta_file.write_text(json.dumps(meta, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if writer.counts["held_out"].documents:  # of the train split nobody asks how long it is in bytes
-        held_out = TokenStream(context.path, "held_out")
-        loaded = tokenizer_of(context.path / TOKENIZER, context.code)
-        labels = held_out.labels(1, len(held_out)) if masked else None
-        meta["held_out"]["bytes"] = text_bytes(held_out.tokens, eos=eos, prefix=prefix, tokenizer=loaded, labels=labels)
-        meta_file.write_text(json.dumps(meta, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_meta(context.path, meta)
+    if writer.counts["held_out"].documents:  # of the training text nobody asks how long it is in bytes
+        meta["held_out"]["bytes"] = labelled_bytes(context.path, context.code)
+        write_meta(context.path, meta)
 
 
 def _common(metas: Sequence[dict[str, Any]]) -> tuple[int, list[int], str]:
@@ -174,14 +170,3 @@ def _said(taken: _Taken, *, masked: bool) -> dict[str, int]:
     if not masked:
         del found["labelled"]
     return found
-
-
-def _size(count: Count, *, masked: bool) -> dict[str, Any]:
-    return count.size() | ({"labelled": count.labelled} if masked else {})
-
-
-def _has_template(folder: Path) -> bool:
-    config = folder / "tokenizer_config.json"
-    if any(folder.glob("chat_template*")) or any(folder.glob("additional_chat_templates/*")):
-        return True
-    return config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ import zstandard
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import HELD_OUT_TEXT, Source
-from runners.data.documents import Document, Documents
+from runners.data.documents import Document, Documents, TextField
 from runners.data.tokens import TokenStream
 from runners.tasks import tokenize
 from tests.messages import wording
@@ -54,7 +54,7 @@ FILES: dict[str, tuple[str, bytes]] = {
 
 
 def read(source: Source, **more: Any) -> list[Document]:
-    return list(Documents(source, text_field=more.pop("text_field", FIELD), **more))
+    return list(Documents(source, TextField(more.pop("text_field", FIELD)), **more))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -18,19 +18,19 @@ from boomspec.core.tasks.report import Cell, Compared, Comparison, Report, Serie
 from boomspec.core.tasks.seam import Seam
 from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, RunDistances, Search
 from boomspec.core.tasks.teacher_outputs import Samples, Stored, TeacherOutputs, TopTokens
-from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer
+from boomspec.core.tasks.tokenize import Conversations, Tokenize, TrainTokenizer
 from boomspec.core.tasks.training import Distill, During, OnPolicy, OtherTeachers, Patched, Phase, Pretrain
 from boomspec.core.tasks.transfer import Transfer
 from boomspec.core.types import kinds_in
 
 __all__ = [
     "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "Blend", "BlockStates", "BuiltSize", "Calibration",
-    "Cell", "Chat", "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock",
-    "During", "Evaluate", "Faithful", "Generate", "Generation", "HeldOut", "Interpolate", "JoinBlocks", "LaCo",
-    "LayerChoice", "LmEval", "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder", "Patched", "Phase",
-    "Precision", "Pretrain", "Recipe", "Record", "Report", "RunDistances", "Samples", "Sampling", "Seam", "Search",
-    "Series", "Speed", "Stored", "Subset", "TeacherOutputs", "Texts", "Thinking", "Tokenize", "TopTokens",
-    "TrainTokenizer", "Transfer",
+    "Cell", "Chat", "Check", "Compared", "Comparison", "Conversations", "Dequantize", "Determinism", "Distill",
+    "DistillBlock", "During", "Evaluate", "Faithful", "Generate", "Generation", "HeldOut", "Interpolate",
+    "JoinBlocks", "LaCo", "LayerChoice", "LmEval", "OnPolicy", "Optimizer", "OtherTeachers", "Outline", "PatchOrder",
+    "Patched", "Phase", "Precision", "Pretrain", "Recipe", "Record", "Report", "RunDistances", "Samples", "Sampling",
+    "Seam", "Search", "Series", "Speed", "Stored", "Subset", "TeacherOutputs", "Texts", "Thinking", "Tokenize",
+    "TopTokens", "TrainTokenizer", "Transfer",
 ]  # fmt: skip
 
 KINDS = kinds_in(__name__, Record)

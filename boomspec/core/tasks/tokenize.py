@@ -13,6 +13,17 @@ class TrainTokenizer(Strict):
     bytes: int
 
 
+class Conversations(Strict):
+    """Rows that hold conversations, by the names of their fields, and how they are rendered."""
+
+    messages: str | None = None
+    tools: str | None = None
+    prompt: str | None = None  # with `response`, in the place of messages
+    response: str | None = None
+    loss_on: Literal["responses"] | None = None  # None: every token is a label
+    template: str | None = None  # a chat template, in the place of the tokenizer's
+
+
 class Tokenize(Record):
     """Inputs: `text`, `tokenizer` (not with `train_tokenizer`), `held_out` (only where it has files of its own).
 
@@ -32,6 +43,7 @@ class Tokenize(Record):
     held_out_offset: int
     bos: bool | None = None  # whether a document begins with the token for that; None: as the tokenizer itself does it
     on_bad_row: Literal["skip"] | None = None  # None: a row without text is an error
+    chat: Conversations | None = None  # None: rows hold texts
 
     def cost(self, prices: Prices) -> Cost:
         if self.max_tokens is None:

@@ -58,9 +58,23 @@ class SourceSpec(Strict):
     """Text that is always at hand: the source code of Python's own standard library."""
     text_field: str | None = Field(None, examples=["content", "meta.text"])
     """Where jsonl, json, parquet and data sets hold the text: a field, or one inside of another. Default: text."""
+    messages: str | None = Field(None, examples=["messages"], min_length=1)
+    """The field that holds a conversation: a list of {role, content}, which the teacher's chat template renders."""
+    tools: str | None = Field(None, examples=["tools"], min_length=1)
+    """The field that holds the tools of that conversation, as JSON schemas; a row may have none."""
+    prompt: str | None = Field(None, examples=["question"], min_length=1)
+    """The field that holds what a user says, of rows with an answer (`response`) in the place of messages."""
+    response: str | None = Field(None, examples=["answer"], min_length=1)
+    """The field that holds the assistant's answer to `prompt`."""
+    loss_on: LossOn | None = Field(None, examples=["responses"])
+    """What is learned of conversations: all of it (the default), or the assistant's responses, each with the tokens
+    that end its turn."""
+    chat_template: str | None = Field(None, examples=["chatml.jinja"], min_length=1)
+    """A file with the chat template, relative to the spec. Default: that of the teacher's tokenizer."""
     on_bad_row: Literal["error", "skip"] = "error"
-    """What happens to a row without text: no such field, null, another type, broken JSON or UTF-8. error ends the
-    task and names file and line; skip leaves it out and counts it."""
+    """What happens to a row without text, or without a whole conversation: no such field, null, another type, broken
+    JSON or UTF-8, an unknown role, no response. error ends the task and names file and line; skip leaves it out and
+    counts it."""
     skip: NotNegative = about("So many documents at the start are passed over.", default=0)
     max_tokens: Positive | None = Field(None, examples=["10M"])
     """Read so many training tokens. Default: all files; of a data set it has to be given. A training that is longer
@@ -79,6 +93,27 @@ class SourceSpec(Strict):
             raise FieldError("text_field goes with files of rows and with data sets", at=("text_field",))
         if self.held_out is None or self.held_out.files is None:
             goes_with(self, "files", "format")
+        goes_with(self, "messages", "tools")
+        goes_with(self, "response", "prompt")
+        goes_with(self, "prompt", "response")
+        if self.is_chat:
+            for name, reason in (
+                ("prompt", "a conversation is given by messages, or by prompt and response"),
+                ("text_field", "a conversation is no text field"),
+                ("corpus", "this corpus has no conversations"),
+            ):
+                if (name != "prompt" or self.messages is not None) and getattr(self, name) is not None:
+                    raise FieldError(reason, at=(name,))
+            if self.format == "text":
+                raise FieldError("a text file has no rows with conversations", at=("format",))
+        for name in ("loss_on", "chat_template") if not self.is_chat else ():
+            if getattr(self, name) is not None:
+                raise FieldError(f"{name} goes with conversations: messages, or prompt and response", at=(name,))
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether its rows hold conversations."""
+        return self.messages is not None or self.prompt is not None
 
 
 _SOURCE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
