@@ -45,6 +45,7 @@ def readers_of_all(spec: Spec) -> dict[str, bool]:
         "distill": spec.distill is not None and any(text is None for text in _texts_of_phases(spec)),
         "teacher.pretrain": spec.teacher.pretrain is not None,
         "evaluate.held_out": spec.evaluate is not None and spec.evaluate.held_out is not None,
+        "evaluate.every": spec.evaluate is not None and spec.evaluate.every is not None,
         "student.keep": isinstance(spec.student.keep, KeepChoice),
         "interpolate.order": isinstance(spec.interpolate.order, OrderSearch),
         "interpolate.seam": spec.interpolate.seam is not None,

@@ -132,3 +132,22 @@ def test_a_training_that_cannot_be_measured_is_refused(specs: Writer, fields: di
         specs.edited(*fields.items())
     assert message in error.value.problems[0].message
     assert error.value.problems[0].line
+
+
+def test_phases_on_texts_of_their_own_are_measured_on_one(specs: Writer) -> None:
+    sources = {"one": {"files": "[0-3].txt", "held_out": {"every": 2}}, "two": {"files": "[4-7].txt"}}
+    phases = [{"data": "one", "tokens": 1024}, {"data": "two", "tokens": 1024}]
+    compiled = specs.edited(
+        ("data", {"sources": sources, "blend": {"one": 0.5, "two": 0.5}, "sequence_length": 32}),
+        ("distill.tokens", None),
+        ("distill.phases", phases),
+        ("evaluate.every", "50%"),
+    )
+    nodes = {node.name: node for node in compiled.graph.nodes.values()}
+    measured = [
+        (node.task.inputs["held_out"], node.task.record.during.every)
+        for name, node in nodes.items()
+        if name.startswith("distill student")
+    ]
+    assert len(measured) == 2
+    assert set(measured) == {(nodes["evaluate student: held_out"].task.inputs["tokens"], 4)}

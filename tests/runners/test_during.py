@@ -9,7 +9,6 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
 from boomspec.core.errors import BoomspecError
@@ -154,33 +153,6 @@ def test_the_student_alone_is_measured_without_its_teacher(folders: dict[str, Pa
             MEASURED, of.recipe, folders["tokens"], models, {STUDENT: student}, rows_at_once=5
         )
     assert wording("during.no_teacher") in str(error.value)
-
-
-def test_workers_measure_their_windows_to_the_same_loss(folders: dict[str, Path], tmp_path: Path) -> None:
-    """The sums of all workers' windows are those of one, whatever their number."""
-    of, student = record(during=MEASURED.model_copy(update={"sizes": ()})), tmp_path / "student"
-    distill.initial_student(of, folders["teacher"] / "model", student)
-    models = {STUDENT: AutoModelForCausalLM.from_pretrained(student).eval()}
-
-    class Worker:
-        def __init__(self, rank: int, size: int, parts: list[torch.Tensor]) -> None:
-            self.rank, self.size, self.parts = rank, size, parts
-
-        def own_rows(self, rows: torch.Tensor) -> tuple[int, torch.Tensor]:
-            blocks = rows.tensor_split(self.size)
-            return sum(map(len, blocks[: self.rank])), blocks[self.rank]
-
-        def all_rows(self, own: torch.Tensor, first: int, count: int) -> torch.Tensor:
-            self.parts.append(own)
-            return torch.cat(self.parts)
-
-    options = {"rows_at_once": 1}
-    arguments = of.during, of.recipe, folders["tokens"], models, {STUDENT: student}
-    alone = measured_during.HeldOutDuring(*arguments, **options).row(0)
-    parts: list[torch.Tensor] = []
-    for rank in range(3):
-        found = measured_during.HeldOutDuring(*arguments, **options, group=Worker(rank, 3, parts)).row(0)
-    assert found == alone
 
 
 def test_what_is_measured_does_not_count_as_training_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution, TrainingOptions, read_options
 from boomspec.core.graph import Node, Task
+from boomspec.core.layers import read_layers
 from boomspec.core.losses import CrossEntropy, HiddenCosine, Losses
 from boomspec.core.losses.attention import MiniLMv2
 from boomspec.core.losses.jsd import JSD
@@ -30,7 +31,7 @@ from boomspec.core.losses.reverse_kl import ReverseKL
 from boomspec.core.losses.taid import TAID
 from boomspec.core.losses.tvd import TVD
 from boomspec.core.losses.weight import WeightCourse
-from boomspec.core.tasks import Architecture, Distill, Faithful, OnPolicy, Pretrain, Sampling
+from boomspec.core.tasks import Architecture, BuiltSize, Distill, During, Faithful, OnPolicy, Pretrain, Sampling
 from boomspec.spec.sections.execution import ExecutionSpec
 from runners.cluster.ray_cluster import check_feasible
 from runners.data.tokens import TokenStream
@@ -111,8 +112,9 @@ def same(one: Path, other: Path) -> None:
 
 
 WRITING = OnPolicy(share=0.5, prompt_tokens=4, new_tokens=9, sampling=Sampling(), teacher_share=0.2, long_range=1.0)
+MEASURED = During(every=2, sizes=(BuiltSize(plan=read_layers("s0 s1 t4 t5"), tied=False),), max_tokens=120)
 CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any], str]] = {
-    "ddp on 2, tied": (2, {"parallel": "ddp"}, {}, "tied"),
+    "ddp on 2 that measure meanwhile, tied": (2, {"parallel": "ddp"}, {"during": MEASURED}, "tied"),
     "ddp on 4 with a sharded teacher, frozen embedding": (
         4,
         {"parallel": "ddp", "teacher": "sharded"},
