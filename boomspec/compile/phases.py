@@ -9,17 +9,19 @@ Each text is drawn as one stream over the phases: a phase goes on where those be
 same one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
+from boomspec.compile.texts import default_text
 from boomspec.compile.trainings import steps_of_phases
 from boomspec.core.losses import Losses
 from boomspec.core.tasks import Distill, Phase
 from boomspec.core.tasks.training import BEFORE
 from boomspec.spec.sections.phases import names
+from boomspec.spec.sections.shares import BlendPart
 
 _STUDENT = "distill student"  # the name of the task that makes the family's student
 
@@ -64,18 +66,30 @@ def _add(build: Builder, name: str, record: Distill, inputs: Mapping[str, str]) 
     return build.add(name, record, read)
 
 
+def _stream(build: Builder, data: str | Mapping[str, BlendPart] | None) -> Hashable:
+    """What two phases have in common that draw from one stream of rows, whatever each of them learns of it."""
+    text = default_text(build.resolved.spec) if data is None else data
+    if text is None or isinstance(text, str):
+        return text
+    if [part.unit for part in text.values()] == ["weight"]:  # all of one source
+        return next(iter(text))
+    return tuple(sorted((name, part.unit, part.value) for name, part in text.items()))
+
+
 def _parts(build: Builder, record: Distill, inputs: Mapping[str, str]) -> list[_Part]:
     """The phases of the spec, one at least; none where it has no phases."""
     section = build.resolved.spec.distill
     if section is None or section.phases is None:
         return []
     steps = steps_of_phases(section, build.resolved.data.sequence_length)
-    firsts, passed = [0, *accumulate(steps)], dict[str, int]()
+    firsts, passed = [0, *accumulate(steps)], dict[Hashable, int]()
     found: list[_Part] = []
     for phase, name, count, first in zip(section.phases, names(section.phases), steps, firsts, strict=False):
-        text = inputs["tokens"] if phase.data is None else build.tokens_of(phase.data)
-        own = Phase(first=first, steps=count, passed=passed.get(text, 0))
-        passed[text] = passed.get(text, 0) + count
+        own_text = phase.data is not None or phase.loss_on is not None
+        text = build.tokens_of(phase.data, loss_on=phase.loss_on) if own_text else inputs["tokens"]
+        stream = _stream(build, phase.data)
+        own = Phase(first=first, steps=count, passed=passed.get(stream, 0))
+        passed[stream] = passed.get(stream, 0) + count
         read = {"tokens": text}
         # All phases are measured on one text: with `during` on that of all measures, else on that of the first phase,
         # whose task then depends on no other text.

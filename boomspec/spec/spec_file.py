@@ -224,6 +224,12 @@ class Spec(Strict):
                 raise FieldError(f"there is no source '{phase.data}'", hint=hint, at=place)
             if isinstance(phase.data, Mapping):
                 check_blend(phase.data, sources, at=place)
+            texts = {} if self.data is None else self.data.texts
+            read = [phase.data] if isinstance(phase.data, str) else list(phase.data or texts)
+            if phase.loss_on is not None and not any(texts[name].is_chat for name in read if name in texts):
+                hint = "give a source its messages, or prompt and response; of other text every token is learned"
+                message = "there are no conversations in the text of this phase"
+                raise FieldError(message, hint=hint, at=("distill", "phases", i, "loss_on"))
 
     @staticmethod
     def _check_writing(options: DistillResources, *, reads: bool) -> None:

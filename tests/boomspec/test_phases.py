@@ -249,9 +249,31 @@ def test_the_text_of_a_later_phase_changes_none_before_it(specs: Writer) -> None
         specs.edited(*named(phases, **alone))
 
 
+def test_a_phase_says_what_it_learns_of_conversations(specs: Writer) -> None:
+    """The same rows with other labels are one stream: what has been read of it is not read again."""
+    (specs.folder / "chat.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 40)
+    (specs.folder / "chat.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    chat = {"files": "chat.jsonl", "prompt": "prompt", "response": "response", "chat_template": "chat.jinja"}
+    sources = {"web": SOURCES["web"], "chat": chat}
+    phases = [
+        {"data": "web", "tokens": 512},
+        {"data": "chat", "tokens": 512, "name": "all"},
+        {"data": "chat", "tokens": 512, "loss_on": "responses"},
+    ]
+    nodes = by_name(specs.edited(*named(phases, data__sources=sources, data__blend={"web": 1, "chat": 1})))
+    second, last = nodes["distill student, phase all"], nodes[LAST]
+    assert second.task.inputs["tokens"] == nodes["tokenize chat"].id
+    assert last.task.inputs["tokens"] == nodes["tokenize chat, loss on responses"].id
+    assert [phase.passed for node in (second, last) if (phase := record(node).phase) is not None] == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("edits", "place", "message"),
     [
+        (named([TURNS[0], {**TURNS[1], "loss_on": "responses"}]), "distill.phases[1].loss_on",
+         wording("phases.no_conversations")),
+        (phased([{"tokens": 512, "loss_on": "responses"}]), "distill.phases[0].loss_on",
+         wording("phases.no_conversations")),
         (phased([{"data": "web", "tokens": 512}]), "distill.phases[0].data", wording("phases.no_names")),
         (named([TURNS[0], {"data": "wen", "tokens": 512}]), "distill.phases[1].data", wording("phases.did_you_mean")),
         (named([{"data": {"web": 1, "books": 1}, "tokens": 512}]), "distill.phases[0].data.books",

@@ -18,7 +18,7 @@ from tests.boomspec.test_reference_plans import table
 from tests.runners.hub_server import hub_of
 
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
-DATASETS = ["EleutherAI/the_pile_deduplicated"]
+DATASETS = ["EleutherAI/the_pile_deduplicated", "allenai/tulu-3-sft-mixture"]
 
 # One process for all: the hub's address is read when its client is imported, and lm-eval's tasks are listed once.
 PLAN_ALL = """

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
@@ -35,6 +35,8 @@ class PhaseSpec(Strict):
     """The text: a source of data.sources, or how several are mixed. Default: the data as a whole."""
     tokens: Annotated[Count, Field(gt=0)]
     """Training tokens of this phase, rounded to whole steps."""
+    loss_on: Literal["all", "responses"] | None = Field(None, examples=["responses"])
+    """What is learned of conversations in this phase. Default: as each source says."""
     losses: Annotated[Losses, AfterValidator(some_loss)] | None = Field(
         None, examples=[{"cross_entropy": {}, "kl": {"weight": 0.1}}]
     )

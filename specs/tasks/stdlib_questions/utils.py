@@ -1,0 +1,24 @@
+"""Items of the task stdlib_questions: the answer to a question, among those to three others."""
+
+import json
+import random
+from pathlib import Path
+
+import datasets
+
+QUESTIONS = Path(__file__).parents[2] / "texts" / "stdlib-chat.jsonl"
+HELD_OUT_EVERY = 5  # the split of specs/adapt-toy.yaml, so that no model has been trained on these
+CHOICES = 4
+
+
+def load(**_: object) -> dict[str, datasets.Dataset]:
+    """The split "test" of documents {prompt, choices, label}: the same at every call."""
+    rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()][::HELD_OUT_EVERY]
+    draw, documents = random.Random(0), []
+    for number, row in enumerate(rows):
+        others = draw.sample([other for i, other in enumerate(rows) if i != number], CHOICES - 1)
+        choices = [other["response"] for other in others]
+        label = draw.randrange(CHOICES)
+        choices.insert(label, row["response"])
+        documents.append({"prompt": row["prompt"], "choices": choices, "label": label})
+    return {"test": datasets.Dataset.from_list(documents)}
