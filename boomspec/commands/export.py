@@ -11,7 +11,7 @@ from boomspec.core.json_text import json_text
 from boomspec.core.sizes import Member, compact_plan, shown_bytes
 from boomspec.models.family_file import size_folders
 from boomspec.models.push import Upload, find_repository, is_exported, planned_upload, upload
-from boomspec.plan.run import Run, open_run
+from boomspec.plan.run import Run, check_runners, open_run
 from boomspec.store import Where
 
 _PATH = click.Path(path_type=Path)
@@ -81,6 +81,7 @@ def command(
         if gguf is not None and family:
             raise BoomspecError("--gguf and --family: one of them", hint="a GGUF file holds one size: --gguf --all")
         finished = open_run(run, store)
+        check_runners()
         members = finished.every() if size is None else (finished.member(size),)
         options = {"plan": None if size is None else members[0].to_json()["plan"], "force": force, "json": as_json}
         options |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family, "gguf": gguf}

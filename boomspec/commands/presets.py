@@ -11,6 +11,7 @@ from typing import Final
 from boomspec.core.errors import BoomspecError, did_you_mean
 
 _FOLDER = Path(__file__).parent.parent / "templates"
+_GATED = "The teacher is gated: HF_TOKEN must name an account that may read it."
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,29 @@ def _boomerang(called: str, teacher: str, student: str, **values: str) -> Preset
     places = {"keep": ("student", "keep"), "order": ("interpolate", "order")}
     words = {"Qwen3-4B grow": f"{called} grow", "Harvard-DCML/boomerang-qwen3-2.3B": f"Harvard-DCML/{student}"}
     if teacher.startswith("meta-llama/"):
-        holds = "One GPU of 80 GB holds it."
-        words[holds] = f"{holds} The teacher\n# is gated: HF_TOKEN must name an account that may read it."
+        holds = "One GPU of 80 GB holds it. "
+        words[holds] = f"{holds.rstrip()}\n# {_GATED}\n# "
     own = {places[name]: value for name, value in values.items()}
     about = f"boomerang distillation of {teacher}, as published (arXiv 2510.05064)"
     return Preset(about, "presets/boomerang.yaml", {("teacher", "model"): teacher, **own}, words)
+
+
+def _adapt(called: str, teacher: str, tokens: str, *, chat: str | None = None) -> Preset:
+    """A post-trained teacher, with so many tokens of each text."""
+    spare = " " * (len("0.5B") - len(tokens))
+    words = {
+        "half of Qwen3-4B": f"half of {called}",
+        "max_tokens: 0.5B  ": f"max_tokens: {tokens}  {spare}",
+        "max_tokens: 0.5B\n": f"max_tokens: {tokens}\n",
+        "{pile: 0.5B, sft: 0.5B}  ": f"{{pile: {tokens}, sft: {tokens}}}  {2 * spare}",
+        ", tokens: 0.5B}": f", tokens: {tokens}}}",
+    }
+    if chat is not None:
+        words["  chat: {template: {enable_thinking: false}}"] = f"  chat: {chat}"
+    if teacher.startswith("meta-llama/"):
+        words["`boomspec plan` shows"] = f"{_GATED}\n# `boomspec plan` shows"
+    about = f"distillation of the post-trained {teacher}, as in ADAPT (arXiv 2608.22854)"
+    return Preset(about, "presets/adapt.yaml", {("teacher", "model"): teacher}, words)
 
 
 _LLAMA: Final = {"keep": "{every: 2, first: 2, last: 1}", "order": "first_to_last"}
@@ -64,12 +83,19 @@ PRESETS: Final[Mapping[str, Preset]] = {
     "boomerang-llama-3b": _boomerang("Llama-3.2-3B", "meta-llama/Llama-3.2-3B", "boomerang-llama-3.2-1.9B", **_LLAMA),
     "boomerang-pythia-2.8b": _boomerang("Pythia-2.8B", "EleutherAI/pythia-2.8b", "boomerang-pythia-1.6B"),
     "boomerang-pythia-6.9b": _boomerang("Pythia-6.9B", "EleutherAI/pythia-6.9b", "boomerang-pythia-3.8B"),
+    "adapt-qwen3-4b": _adapt("Qwen3-4B", "Qwen/Qwen3-4B", "0.5B"),
+    "adapt-qwen3-8b": _adapt("Qwen3-8B", "Qwen/Qwen3-8B", "1B"),
+    "adapt-qwen3-14b": _adapt("Qwen3-14B", "Qwen/Qwen3-14B", "2B"),
+    "adapt-llama-3b": _adapt("Llama-3.2-3B", "meta-llama/Llama-3.2-3B-Instruct", "0.5B", chat="true"),
+    "adapt-llama-8b": _adapt("Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", "1B", chat="true"),
 }
 # What a shorter name stands for.
 SHORT: Final[Mapping[str, str]] = {
     "boomerang-qwen3": "boomerang-qwen3-4b",
     "boomerang-llama": "boomerang-llama-3b",
     "boomerang-pythia": "boomerang-pythia-2.8b",
+    "adapt-qwen3": "adapt-qwen3-4b",
+    "adapt-llama": "adapt-llama-3b",
 }
 LIST: Final = "list"
 

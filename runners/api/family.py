@@ -8,8 +8,9 @@
 Sizes share the weights of teacher and student, each loaded once: changing a shared weight changes it in all of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import pandas as pd
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # sizes and results need no torch
     import torch
     from transformers import PreTrainedModel
 
+    from runners.api.plot import Plot
     from runners.api.writing import Prompt
     from runners.modeling import family as modeling
 
@@ -223,17 +225,34 @@ class Family(Sequence[Size]):
         """
         if not axes:
             raise BoomspecError("sizes are compared on at least one axis", hint='family.pareto("memory", "held_out")')
-        labelled = {size.label: size for size in (self._trained, *self.sizes)}
-        costs: dict[str, Callable[[Size], float]] = {name: lambda s, n=name: getattr(s, n) for name in COSTS[:3]}  # type: ignore[misc]
+        found = self._axes(dict.fromkeys(axes), context, batch)
+        return pareto_frame(found, list(self._labelled), self._labelled, every=dominated)
+
+    def plot(self, across: str, upwards: str, *, context: int | None = None, batch: int = 1) -> "Plot":
+        """One axis of all sizes against another, as `pareto` names them; a notebook shows it.
+
+        `.save("figure")` writes PNG, SVG and PDF, `.spec` is the figure in Vega-Lite.
+        """
+        from runners.api.plot import plotted  # the converter of figures
+
+        one, other = self._axes([across, upwards], context, batch)
+        data = pareto_frame([one, other], list(self._labelled), self._labelled, every=True)
+        return plotted(one, other, data.drop(columns="dominated_by", errors="ignore"))
+
+    def _axes(self, names: Iterable[str], context: int | None, batch: int) -> list[Axis]:
+        costs: dict[str, Callable[[Size], float]] = {name: attrgetter(name) for name in COSTS[:3]}
         costs[COSTS[3]] = lambda size: size.memory(context, batch)
-        study = None if set(axes) <= costs.keys() else self._study
-        found = [
-            Axis(name, {label: costs[name](size) for label, size in labelled.items()}, higher=False)
+        study = None if set(names) <= costs.keys() else self._study
+        return [
+            Axis(name, {label: costs[name](size) for label, size in self._labelled.items()}, higher=False)
             if study is None or name in costs
             else axis_of(study, name, self._label)
-            for name in dict.fromkeys(axes)
+            for name in names
         ]
-        return pareto_frame(found, list(labelled), labelled, every=dominated)
+
+    @cached_property
+    def _labelled(self) -> dict[str, Size]:
+        return {size.label: size for size in (self._trained, *self.sizes)}
 
     @property
     def _study(self) -> Study:

@@ -30,6 +30,7 @@ from runners.report.study import FAMILY, Row, Study, Trial, model_of
 
 _BYTES = "format(datum.value / pow(1024, floor(log(max(datum.value, 1)) / log(1024) + 1e-9)), '.3~r')"
 _UNIT = "[' B', ' KiB', ' MiB', ' GiB', ' TiB'][floor(log(max(datum.value, 1)) / log(1024) + 1e-9)]"
+SIZED = f"{_BYTES} + {_UNIT}"  # of an axis along bytes
 _MILLISECONDS = "format(datum.value, '.3~r') + ' ms'"
 _MOST_NAMES = 9  # of points; where there are several families, none has room
 _Costs = Callable[[Row, Mapping[str, float]], float | None]
@@ -46,7 +47,7 @@ def _latency(row: Row, found: Mapping[str, float]) -> float | None:
 
 _PICTURES: tuple[tuple[str, str, str, _Costs, Callable[[float], str]], ...] = (
     ("size", "parameters", COUNT, lambda row, found: row.cell.parameters, count),
-    ("memory", "peak memory", f"{_BYTES} + {_UNIT}", _memory, size),
+    ("memory", "peak memory", SIZED, _memory, size),
     ("latency", "time per token", _MILLISECONDS, _latency, lambda value: f"{value:.3g} ms"),
 )
 

@@ -15,6 +15,7 @@ from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.resolved import resolve
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.json_schema import json_schema
+from boomspec.spec.sections.asking import ChatSpec
 from tests.boomspec.model_folders import model
 from tests.messages import wording
 
@@ -82,12 +83,41 @@ def test_a_preset_is_a_valid_spec_with_its_question_and_comments_and_means_the_s
     assert "?" in text.splitlines()[0]
     assert sum("  # " in line for line in text.splitlines()) >= 9
     assert max(map(len, text.splitlines())) <= 120
+    if spec.teacher.model is not None:
+        assert spec.teacher.model in PRESETS[name].about
+    if name not in SAME:
+        return
     shipped, own = SAME[name]
     theirs = load_spec(ROOT / "specs" / f"{shipped}.yaml").spec
     for section in type(spec).model_fields.keys() - own - {"name"}:
         assert getattr(spec, section) == getattr(theirs, section), section
-    if spec.teacher.model is not None:
-        assert spec.teacher.model in PRESETS[name].about
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "chat"),
+    [
+        ("adapt-qwen3", "0.5B", {"enable_thinking": False}),
+        ("adapt-qwen3-8b", "1B", {"enable_thinking": False}),
+        ("adapt-qwen3-14b", "2B", {"enable_thinking": False}),
+        ("adapt-llama", "0.5B", None),
+        ("adapt-llama-8b", "1B", None),
+    ],
+)
+def test_the_texts_of_adapt_are_as_long_as_its_teachers_are_large(name, tokens, chat):
+    """The numbers of arXiv 2608.22854."""
+    call("a.yaml", "--preset", name)
+    spec, count = load_spec(Path("a.yaml")).spec, round(float(tokens.removesuffix("B")) * 1e9)
+    assert {source.max_tokens for source in spec.data.sources.values()} == {count}
+    assert [(phase.data, phase.tokens) for phase in spec.distill.phases] == [("pile", count), ("sft", count)]
+    assert {part.value for part in spec.data.blend.values()} == {count}
+    assert spec.data.sources["sft"].loss_on == "responses"
+    weights = {kind: term.weight for kind, term in spec.distill.losses.terms().items()}
+    assert weights == {"cross_entropy": 1.0, "kl": 0.1, "hidden_cosine": 10.0}
+    assert (spec.distill.optimizer.lr, spec.distill.schedule.warmup.value) == (3e-4, 0.01)
+    asked = spec.evaluate.generation
+    assert (asked.temperature, asked.top_p, asked.top_k, asked.presence_penalty) == (0.7, 0.8, 20, 0.5)
+    assert spec.evaluate.chat == (True if chat is None else ChatSpec(template=chat))
+    assert spec.student.keep.kept(36)[-3:] == (32, 34, 35)
 
 
 def test_presets_are_listed_and_found_by_short_names_and_take_a_teacher():

@@ -417,6 +417,20 @@ def test_without_the_runners_the_functions_say_what_to_install(clone, monkeypatc
     assert wording("python.not_installed") in done.output
 
 
+def test_one_axis_is_drawn_against_another(family, tmp_path):
+    plot = family.plot("memory", "held_out")
+    assert list(plot.data["held_out"]) == [round(NUMBERS[name][0], 6) for name in list(NUMBERS)[:5]]
+    assert list(plot.data["memory"]) == [size.memory() for size in family]
+    svg = plot._repr_svg_()
+    for shown in (*(size.label for size in family), "held_out ↓", "memory", "MiB"):
+        assert shown in svg
+    plot.save(tmp_path / "figure.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.pdf", "figure.png", "figure.svg"]
+    assert "dominated_by" not in plot.data
+    with pytest.raises(BoomspecError, match=wording("python.nothing_was_measured")):
+        family.plot("memory", "gsm9k")
+
+
 def test_a_size_is_shown_as_a_table_in_a_notebook(family):
     page = family._repr_html_()
     assert page.count("<tr>") == 6
