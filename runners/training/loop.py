@@ -347,7 +347,7 @@ class _Training:
             progress.note("the checkpoint found is of other parameters: starting again")
             stored = None
         if stored is None:
-            stored = read_state(self.part, self.group)
+            stored = read_state(self.part)
             if stored is None:
                 return
             if stored.shapes() != shapes:

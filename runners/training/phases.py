@@ -2,11 +2,12 @@
 
     <artifact>/training/   weights.safetensors   the trained parameters, in fp32
                            moments.safetensors   AdamW's two moments of each
-                           state.json            steps done, metrics so far, digests of the files
+                           state.json            steps done, metrics so far, the names of the files
 
-The format is that of a checkpoint (`checkpoint.py`), so that a phase begins as a training that was interrupted goes on:
-to the same bits. Of parameters that are sharded over workers the leader gathers and writes one after the other; any
-number of workers can read them.
+As of every artifact, the digests of the files are in its record, and nowhere else: `boomspec verify` could not tell
+digests that differ from numbers that do. The format is that of a checkpoint (`checkpoint.py`), so that a phase begins
+as a training that was interrupted goes on: to the same bits. Of parameters that are sharded over workers the leader
+gathers and writes one after the other; any number of workers can read them.
 """
 
 import json
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
@@ -46,13 +48,13 @@ def part_of(context: Context[Distill]) -> Part:
     return Part(record.steps, before, context.path / TRAINING if record.hands_on else None)
 
 
-def read_state(part: Part, group: ProcessGroup) -> SavedCheckpoint | None:
+def read_state(part: Part) -> SavedCheckpoint | None:
     """The state that the phase before has left; None of the first. Raises BoomspecError for a wrong one."""
     if part.before is None:
         return None
     try:
-        stored = SavedCheckpoint(part.before, check=group.is_leader)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stored = SavedCheckpoint(part.before)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BoomspecError(f"{part.before}: the state of the phase before cannot be read: {error}") from error
     if stored.steps != part.steps.start:
         message = f"{part.before}: is of {stored.steps} steps, and the phase begins after {part.steps.start}"
@@ -69,18 +71,18 @@ def write_state(
     group: ProcessGroup,
 ) -> None:
     """Write the state that a training has reached. A collective where tensors are sharded."""
-    digests = {}
     if group.is_leader:
         folder.mkdir(parents=True, exist_ok=True)
     for kind, of_kind in tensors.items():
         file = folder / f"{kind}.safetensors"
         if group.is_leader:
-            digests[file.name] = write_tensors(file, _Gathered(of_kind, whole), {})
+            write_tensors(file, _Gathered(of_kind, whole), {})
         else:
             for tensor in of_kind.values():
                 whole(tensor)
     if group.is_leader:
-        state = {"steps": len(metrics), "sha256": digests, "metrics": metrics}
+        files = {f"{kind}.safetensors": None for kind in tensors}
+        state = {"steps": len(metrics), "sha256": files, "metrics": metrics}
         (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
         flush(folder / STATE)
 
