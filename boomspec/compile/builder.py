@@ -155,14 +155,17 @@ class Builder:
         sizes = tuple(dict.fromkeys(plans or [(half, False)]))  # where no size is known a plan of both models
         merged = any(model.merged for model in models)
         alone = any(isinstance(node.task.record, BlockStates | DistillBlock) for node in waiting)
+        data = self.resolved.spec.data
+        apart = data is not None and data.isolate_documents
         record = self.file.once(
-            ("check", kept, sizes, merged, alone),
+            ("check", kept, sizes, merged, alone, apart),
             lambda: Check(
                 teacher=_outline(facts),
                 student=None if given is None else _outline(given),
                 kept=kept,
                 sizes=tuple(BuiltSize(plan=plan, tied=tied) for plan, tied in sizes),
                 alone=True if alone else None,
+                apart=True if apart else None,
                 merged=True if merged else None,
                 transformers=next((found.version for found in distributions(name="transformers")), "not installed"),
             ),

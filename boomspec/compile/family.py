@@ -21,6 +21,7 @@ from boomspec.models.facts import ModelFacts, positions_of, read_as, size_of
 from boomspec.models.families import row_of
 from boomspec.models.fit import plan_entries, whole_names, with_rest
 from boomspec.models.kv_cache import layer_cache_bytes, layer_caches
+from boomspec.models.packing import refuse_apart
 from boomspec.models.plan_config import plan_config
 from boomspec.spec.sections.interpolate import BudgetSpec, OrderSearch
 from boomspec.spec.sections.student import KeepChoice
@@ -169,6 +170,9 @@ def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
     if spec.data is not None and longest is not None and spec.data.sequence_length > longest:
         message = f"{spec.data.sequence_length} is more than the teacher's {longest} positions"
         problems.append(file.problem(("data", "sequence_length"), message))
+    if spec.data is not None and spec.data.isolate_documents and (reason := refuse_apart(facts)) is not None:
+        hint = "leave it out: documents of one row then see each other"
+        problems.append(file.problem(("data", "isolate_documents"), reason, hint))
     if problems:
         raise file.error(*problems)
     if spec.teacher.keeps_rest:

@@ -6,7 +6,7 @@ from boomspec.compile.lm_eval.asking import asked
 from boomspec.compile.lm_eval.sources import only_generates, task_chance, task_source
 from boomspec.compile.model_sources import architecture
 from boomspec.compile.resolved import ResolvedSpec
-from boomspec.compile.trainings import recipe
+from boomspec.compile.trainings import isolates, recipe
 from boomspec.core import tasks
 from boomspec.core.graph import Source
 from boomspec.core.layers import LayerPlan
@@ -73,7 +73,7 @@ def pretrain(resolved: ResolvedSpec, *, seed: int | None = None) -> tasks.Pretra
     """`seed`: where it is not that of the spec."""
     spec, section = resolved.spec, resolved.spec.teacher.pretrain
     assert section is not None
-    steps = recipe(section, seed=spec.seed if seed is None else seed, sequence_length=resolved.data.sequence_length)
+    steps = recipe(section, resolved.data, seed=spec.seed if seed is None else seed)
     return tasks.Pretrain(architecture=architecture(section), recipe=steps, determinism=_determinism(spec))
 
 
@@ -124,7 +124,7 @@ def distill(
         train_embedding=spec.student.train_embedding,
         losses=losses or section.losses,
         balance=section.balance if losses is None else None,
-        recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
+        recipe=recipe(section, resolved.data, seed=spec.seed, tokens=tokens),
         on_policy=_on_policy(section.on_policy, resolved.data.sequence_length) if losses is None else None,
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(spec),
@@ -172,6 +172,7 @@ def teacher_outputs(training: tasks.Distill) -> tasks.TeacherOutputs:
         seed=recipe.seed,
         rows=(training.steps.stop + training.draws) * recipe.sequences,
         sequence_length=recipe.sequence_length,
+        isolate=recipe.isolate,
         precision=recipe.precision,
         determinism=training.determinism,
     )
@@ -181,13 +182,14 @@ def block_states(resolved: ResolvedSpec, layer: int, *, begin: int | None, token
     """The states that a layer reads, computed from those that layer `begin` reads; None: from the tokens."""
     spec, section = resolved.spec, resolved.spec.distill
     assert section is not None
-    trained = recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens)
+    trained = recipe(section, resolved.data, seed=spec.seed, tokens=tokens)
     return tasks.BlockStates(
         layer=layer,
         begin=begin,
         seed=trained.seed,
         sequences=trained.steps * trained.sequences,
         sequence_length=trained.sequence_length,
+        isolate=trained.isolate,
         precision=trained.precision,
         determinism=_determinism(spec),
     )
@@ -205,7 +207,7 @@ def distill_block(
         stored=section.blockwise.stored,
         initial="random" if initial == "random" else None,
         losses=section.losses,
-        recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
+        recipe=recipe(section, resolved.data, seed=spec.seed, tokens=tokens),
         determinism=_determinism(spec),
     )
 
@@ -219,15 +221,15 @@ def polish(resolved: ResolvedSpec, kept: tuple[int, ...], *, tokens: int | None 
     spec, section = resolved.spec, resolved.spec.distill
     assert section is not None
     assert section.blockwise is not None
-    length, training = resolved.data.sequence_length, section.polish_training
+    training = section.polish_training
     return tasks.Distill(
         kept=kept,
         start=tuple(range(len(kept))),
         initial="teacher",
-        passed_steps=recipe(section, seed=spec.seed, sequence_length=length, tokens=tokens).steps,
+        passed_steps=recipe(section, resolved.data, seed=spec.seed, tokens=tokens).steps,
         train_embedding=spec.student.train_embedding,
         losses=training.losses,
-        recipe=recipe(training, seed=spec.seed, sequence_length=length),
+        recipe=recipe(training, resolved.data, seed=spec.seed),
         determinism=_determinism(spec),
     )
 
@@ -279,7 +281,12 @@ def _measured(resolved: ResolvedSpec, calibration: CalibrationSpec) -> dict[str,
     """On which text and how a search computes: as the models are measured, else as the student is trained."""
     spec = resolved.spec
     section = spec.evaluate or spec.distill
-    text = {"sequences": calibration.sequences, "sequence_length": resolved.data.sequence_length, "seed": spec.seed}
+    text = {
+        "sequences": calibration.sequences,
+        "sequence_length": resolved.data.sequence_length,
+        "seed": spec.seed,
+        "isolate": isolates(resolved.data),
+    }
     return {
         "calibration": tasks.Calibration.model_validate(text),
         "precision": section.precision if section is not None else "bf16",
@@ -296,7 +303,9 @@ def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None
         return []
     settings: dict[str, Any] = {"precision": evaluate.precision, "determinism": _determinism(file.spec)}
     if evaluate.held_out is not None and data is not None:
-        text = tasks.HeldOut(sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens)
+        text = tasks.HeldOut(
+            sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens, isolate=isolates(data)
+        )
         found.append(("held_out", tasks.Evaluate(measure=text, **settings), None))
     for i, (name, task) in enumerate(zip(evaluate.names, evaluate.tasks, strict=True)):
         source, asking = task_source(file, task.task, i), asked(file, task)

@@ -6,12 +6,14 @@ proposed here and never derived.
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from boomspec.compile.text_sources import place_of_text
 from boomspec.core.errors import Problem
 from boomspec.core.losses.weight import WeightCourse
 from boomspec.core.tasks.record import Optimizer, Recipe, Schedule
 from boomspec.spec.sections.baselines import TRAINED, DroppedRun, LaCoSpec, ShortGPT
+from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.shares import BlendPart
 from boomspec.spec.sections.student import KeepChoice
@@ -25,11 +27,12 @@ _PHASES: Location = ("distill", "phases")
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
 
-def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
+def recipe(training: Training, data: DataSpec, *, seed: int, tokens: int | None = None) -> Recipe:
     """Tokens become whole sequences and whole steps, rounded to the nearest and at least one.
 
     `tokens`: where they are not those of the section. Of phases the steps are those of all.
     """
+    sequence_length = data.sequence_length
     sequences, steps = _sequences_and_steps(training, sequence_length, tokens or training.all_tokens)
     if tokens is None and isinstance(training, DistillSpec) and training.phases is not None:
         steps = sum(steps_of_phases(training, sequence_length))
@@ -42,7 +45,13 @@ def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int |
         optimizer=Optimizer(**training.optimizer.model_dump()),
         schedule=Schedule(kind=schedule.kind, warmup_steps=warmup, final=schedule.final),
         precision=training.precision,
+        isolate=isolates(data),
     )
+
+
+def isolates(data: DataSpec) -> Literal[True] | None:
+    """What records say of documents in one row; None, which they leave out, where these see each other."""
+    return True if data.isolate_documents else None
 
 
 def steps_of_phases(distill: DistillSpec, sequence_length: int) -> tuple[int, ...]:

@@ -69,6 +69,8 @@ def check_models(compiled: Compiled, store: Store) -> list[str]:
 
 
 def _is_plain(record: Any) -> bool:
+    if record.apart:
+        return False
     models = [model for model in (record.teacher, record.student) if model is not None]
     configs = [config_of(model.config) for model in models]
     plain = all(is_plain(c, tensors_of(m.tensors).values()) for c, m in zip(configs, models, strict=True))

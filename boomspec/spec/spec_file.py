@@ -171,6 +171,8 @@ class Spec(Strict):
         if self.interpolate.seam is not None and self.teacher.keeps_rest:
             message = "cannot be fitted for sizes that keep other parts of the teacher"
             raise FieldError(message, hint="teacher.rest: drop", at=("interpolate", "seam"))
+        if self.data is not None and self.data.isolate_documents and self.distill is not None:
+            self._check_isolated(self.distill)
         if self.distill is not None and self.distill.on_policy is not None:
             self._check_writing(
                 self.execution.distill,
@@ -230,6 +232,20 @@ class Spec(Strict):
                 hint = "give a source its messages, or prompt and response; of other text every token is learned"
                 message = "there are no conversations in the text of this phase"
                 raise FieldError(message, hint=hint, at=("distill", "phases", i, "loss_on"))
+
+    @staticmethod
+    def _check_isolated(distill: DistillSpec) -> None:
+        """Raise FieldError for texts that have no documents beside each other."""
+        refused = {
+            "generated": "a model writes its sequences as one text each",
+            "on_policy": "a student writes its sequences as one text each",
+            "faithful": "with faithful.padding a sequence is one document",
+        }
+        given = {"faithful": distill.faithful is not None and distill.faithful.padding}
+        for name, reason in refused.items():
+            if given.get(name, getattr(distill, name) is not None):
+                message = f"data.isolate_documents does not go with it: {reason}"
+                raise FieldError(message, hint="remove one of both", at=("distill", name))
 
     @staticmethod
     def _check_writing(options: DistillResources, *, reads: bool) -> None:

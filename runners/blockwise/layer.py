@@ -30,8 +30,9 @@ from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.models.fit import tensors_of_plan
 from boomspec.models.folder import CONFIG
 from runners.assembly.checkpoint_writer import write_checkpoints
+from runners.modeling.documents import is_marked, marks_of
 from runners.modeling.foreign_code import prepare_custom_code, runs_code, without_code
-from runners.modeling.hidden_states import decoder_layers, trunk
+from runners.modeling.hidden_states import check_apart, decoder_layers, trunk
 from runners.modeling.layerwise import Batch, Parts, take_apart
 from runners.modeling.model_config import plan_config
 from runners.modeling.models import Code, load_frozen
@@ -41,16 +42,27 @@ _CHECKED_TOKENS = 16
 
 
 class LoneLayer:
-    """A decoder layer by itself: `layer(hidden_BTD)` is its output on the states of whole sequences."""
+    """A decoder layer by itself: `layer(hidden_BTD)` is its output on the states of whole sequences.
+
+    Whose documents are apart the tokens say: `layer(hidden_BTD, tokens_BT)`.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model, self.module = model, decoder_layers(model)[0]
         self._tokens = torch.arange(_CHECKED_TOKENS, device=model.device).remainder(_ROWS).unsqueeze(0)
         self._parts: Parts = take_apart(model, self._tokens)
+        self._is_tried = False  # whether it keeps documents apart
 
-    def __call__(self, hidden_BTD: Tensor) -> Tensor:
-        # Of the tokens only their number counts: what is in front of a layer is not computed with them.
-        tokens_BT = torch.zeros(hidden_BTD.shape[:2], dtype=torch.long, device=hidden_BTD.device)
+    def __call__(self, hidden_BTD: Tensor, tokens_BT: Tensor | None = None) -> Tensor:
+        # Of the tokens only their number counts, and their marks: what is in front of a layer is not computed here.
+        place = hidden_BTD.device
+        if tokens_BT is not None and is_marked(tokens_BT):
+            if not self._is_tried:
+                check_apart(self.model)
+                self._is_tried = True
+            tokens_BT = marks_of(tokens_BT.to(place))
+        else:
+            tokens_BT = torch.zeros(hidden_BTD.shape[:2], dtype=torch.long, device=place)
         return Batch(self._parts, tokens_BT).layer(0, hidden_BTD)
 
     def train_alone(self) -> None:

@@ -25,7 +25,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import BlockStates
 from boomspec.core.work_sizes import STATES_SHARD
 from boomspec.models.facts import read_facts
-from runners.blockwise.layer import embedding, lone_layer
+from runners.blockwise.layer import LoneLayer, embedding, lone_layer
 from runners.data.tokens import TokenStream
 from runners.modeling.models import model_folder
 from runners.runtime.context import Context
@@ -72,7 +72,7 @@ def check_vocabulary(stream: TokenStream, rows: int) -> None:
 def write_states(context: Context[BlockStates]) -> None:
     """Compute the states of the record, and write them into the payload."""
     record, model, code = context.record, model_folder(context.inputs["teacher"]), context.code
-    stream, facts = TokenStream(context.inputs["tokens"].folder), read_facts(model)
+    stream, facts = TokenStream(context.inputs["tokens"].folder, apart=bool(record.isolate)), read_facts(model)
     check_vocabulary(stream, facts.token_embedding.shape[0])
     length, dtype = record.sequence_length, frozen_dtype(record.precision)
     rows = min(record.sequences, stream.windows(length))
@@ -91,13 +91,17 @@ def write_states(context: Context[BlockStates]) -> None:
     with torch.no_grad(), autocast(record.precision):
         if before is None and (left := work.left(None, first)):
             with embedding(model, dtype=dtype, code=code) as embed:
-                work.run(left, None, first, lambda numbers: embed(tokens(numbers, embed.device)))
+                work.run(left, None, first, lambda _, numbers: embed(tokens(numbers, embed.device)))
         for index in range(first, record.layer):
             source = before if index == record.begin else None
             if left := work.left(index, index + 1, source):
                 with lone_layer(model, index, dtype=dtype, code=code) as layer:
-                    place = layer.model.device
-                    work.run(left, index, index + 1, lambda hidden_BTD: layer(hidden_BTD.to(place)), source)  # noqa: B023
+
+                    def step(hidden_BTD: Tensor, numbers: Sequence[int], layer: LoneLayer = layer) -> Tensor:
+                        place = layer.model.device
+                        return layer(hidden_BTD.to(place), tokens(numbers, place) if record.isolate else None)
+
+                    work.run(left, index, index + 1, step, source)
     work.finish({"layer": record.layer, "sequence_length": length, "hidden": hidden, "dtype": str(dtype)[6:]})
 
 
@@ -134,10 +138,10 @@ class _Work:
         files: Sequence[int],
         before: int | None,
         after: int,
-        step: Callable[[Any], Tensor],
+        step: Callable[[Any, Sequence[int]], Tensor],
         source: StoredStates | None = None,
     ) -> None:
-        """Compute these files of states in front of layer `after`: of tokens' numbers, or of states in front of it."""
+        """Compute these files of states in front of layer `after`: by `step`, of states before it and rows' numbers."""
         for number in files:
             first, parts = number * self._per_file, []
             read = None
@@ -145,8 +149,8 @@ class _Work:
                 read = _opened(self._file(before, number)).get_slice(_STATES)
             for start, end in _batches(self._count(number), self._context.batch_size):
                 numbers = list(range(first + start, first + end))
-                given = numbers if before is None else source.rows(numbers) if source else read[start:end]  # type: ignore[index]
-                parts.append(step(given).cpu())
+                given = None if before is None else source.rows(numbers) if source else read[start:end]  # type: ignore[index]
+                parts.append(step(given, numbers).cpu())
                 self._done += end - start
                 self._context.progress.update(self._done, self._total, unit="sequences")
             part = self._file(after, number).with_suffix(".part")

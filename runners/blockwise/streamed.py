@@ -34,7 +34,9 @@ class StreamedStates:
         precision: Precision,
         batch_size: int,
         code: Code = (),
+        apart: bool = False,
     ) -> None:
+        self._apart = apart  # the documents of a row, which the tokens say
         self._model, self._block, self._code = model, block, code
         self._tokens, self._steps, self._precision, self._batch_size = tokens, steps, precision, batch_size
         self._held: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
@@ -60,12 +62,17 @@ class StreamedStates:
                 held = sum(state.nbytes for each in states.values() for state in each)
                 if 2 * held * (len(states) + 1) / len(states) > STREAMED_STATES:
                     break
+        given = {step: self._tokens(step) for step in states} if self._apart else {}
         inputs = dict(states)
         for index in range(self._block.stop):
             with autocast(self._precision), lone_layer(self._model, index, dtype=dtype, code=self._code) as layer:
                 place = layer.model.device
                 for step, each in states.items():
-                    states[step] = [layer(hidden_BTD.to(place)).cpu() for hidden_BTD in each]
+                    rows = given[step].split(self._batch_size) if given else (None,) * len(each)  # type: ignore[no-untyped-call]
+                    states[step] = [
+                        layer(hidden_BTD.to(place), tokens_BT).cpu()
+                        for hidden_BTD, tokens_BT in zip(each, rows, strict=True)
+                    ]
             if index + 1 == self._block.start:
                 inputs = dict(states)
         return {step: (inputs[step], targets) for step, targets in states.items()}

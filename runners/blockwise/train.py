@@ -35,7 +35,7 @@ def train_block(context: Context[DistillBlock]) -> None:
     """Write the trained layer, as a model folder of it alone, and metrics.jsonl."""
     record, recipe, code = context.record, context.record.recipe, context.code
     teacher, target = model_folder(context.inputs["teacher"]), context.path / MODEL
-    facts, stream = read_facts(teacher), TokenStream(context.inputs["tokens"].folder)
+    facts, stream = read_facts(teacher), TokenStream(context.inputs["tokens"].folder, apart=bool(recipe.isolate))
     check_vocabulary(stream, facts.token_embedding.shape[0])
     write_layer(facts, teacher, record.first, target, code=code)
     layer = LoneLayer(load(target, dtype=MASTER_DTYPE, code=code))
@@ -64,7 +64,7 @@ def _loss(
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, moment: Moment) -> TermValues:
         place = inputs_BT.device
         input_BTD, target_BTD = (state.to(place) for state in states(moment.step, moment.first_row, len(inputs_BT)))
-        output_BTD = layer(input_BTD.to(MASTER_DTYPE))
+        output_BTD = layer(input_BTD.to(MASTER_DTYPE), inputs_BT)
         return state_loss(
             {0: output_BTD}, {0: target_BTD}, labels_BT, pairs=pairs, losses=losses, count=count, moment=moment
         )
@@ -93,6 +93,7 @@ def _states(context: Context[DistillBlock], stream: TokenStream) -> States:
         precision=recipe.precision,
         batch_size=context.training.micro_batch,
         code=context.code,
+        apart=bool(recipe.isolate),
     )
 
     def computed(step: int, first: int, rows: int) -> tuple[Tensor, Tensor]:

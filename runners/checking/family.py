@@ -30,7 +30,14 @@ from runners.assembly.assemble import assemble
 from runners.checking.in_memory import layer_stack, logits, patched
 from runners.checking.tiny import VOCABULARY, NotTinyError, auto_class, lay_out, randomise, read_config
 from runners.modeling.foreign_code import prepare_custom_code
-from runners.modeling.hidden_states import capture, check_head, embedding_parameters, hidden_pairs, trunk
+from runners.modeling.hidden_states import (
+    capture,
+    check_apart,
+    check_head,
+    embedding_parameters,
+    hidden_pairs,
+    trunk,
+)
 from runners.modeling.layerwise import take_apart
 from runners.modeling.model_config import complete, plan_config
 from runners.modeling.models import Code, loading_options, save_weights
@@ -80,6 +87,8 @@ def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Code
             try_sizes(work / "teacher", record.kept, sizes, work, student=its_student, code=code)
             if record.alone:
                 _try_layers(work / "teacher", code)
+            if record.apart:
+                check_apart(_loaded(work / "teacher", _TEACHER, facts.count, code))
         except NotTinyError as error:
             notes.append(f"only names and shapes were checked: {error.message}")
     return notes

@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boomspec.core.errors import BoomspecError
+from runners.modeling.documents import marked
 from runners.modeling.labels import PADDING, with_labels, without_label
 
 META = "meta.json"
@@ -49,7 +50,8 @@ ENDS = np.dtype("<u8")
 class TokenStream:
     """One split of a token artifact, mapped into memory. `tokens` has the whole stream, read-only."""
 
-    def __init__(self, folder: Path, split: Split = "train") -> None:
+    def __init__(self, folder: Path, split: Split = "train", *, apart: bool = False) -> None:
+        self._apart = apart  # its batches say where documents begin (`runners/modeling/documents.py`)
         self.file = folder / f"{split}.bin"
         meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
         self.eos: int = meta["eos"]
@@ -93,7 +95,7 @@ class TokenStream:
         """Tokens that are inputs only: those of B, where it is not EOS, by which a text ends."""
         return tuple(sorted(set(self.prefix) - {self.eos}))
 
-    def batch(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
+    def batch(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[Any]:
         """The tokens of one optimiser step, [B, T+1]: inputs are [:, :-1], labels are [:, 1:].
 
         Each epoch visits every window once, in an order drawn from [seed, epoch]; a batch may span two
@@ -101,7 +103,7 @@ class TokenStream:
         """
         return self.drawn(step * sequences, sequences, sequence_length=sequence_length, seed=seed)
 
-    def drawn(self, first: int, count: int, *, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
+    def drawn(self, first: int, count: int, *, sequence_length: int, seed: int) -> npt.NDArray[Any]:
         """`count` rows of a training from its `first` one on, [count, T+1]: a batch is the next `sequences` of them."""
         windows = self.windows(sequence_length)
         if windows == 0:
@@ -112,6 +114,7 @@ class TokenStream:
             raise BoomspecError(f"{self.file}: its text was written in sequences of another length")
         batch_BT = np.empty((count, sequence_length + 1), np.int64)
         batch_BT[:, :before] = self.prefix
+        begins_BT = np.zeros(batch_BT.shape, np.bool_)
         for row, window in enumerate(_drawn(first, count, windows, seed)):
             start = window * stride(sequence_length, self.prefix)
             start += repeated(self.tokens[start : start + before], self.prefix)
@@ -120,7 +123,27 @@ class TokenStream:
                 place = np.arange(start, start + length) - window * self._rows["tokens"]
                 hides = (place < self._rows["unlabelled"]) | (place >= self._rows["tokens"])  # the next row's, too
                 batch_BT[row, before:] = np.where(hides, without_label(batch_BT[row, before:]), batch_BT[row, before:])
-        return batch_BT
+            if self._apart:
+                begins_BT[row, before:] = self.begins(start, start + length)
+        return marked(batch_BT, begins_BT) if self._apart else batch_BT
+
+    def begins(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """With which tokens of a stretch of the stream a document begins.
+
+        With its B; without one, or where that is EOS, with the end of the text before it, which is its first input.
+        """
+        if self._ends is not None:
+            found = np.zeros(stop - start, np.bool_)
+            places = self._ends.astype(np.int64) - (0 if self.unlabelled else 1)
+            first, last = np.searchsorted(places, [start, stop])
+            found[places[first:last] - start] = True
+            return found
+        if not self.unlabelled:
+            return np.asarray(self.tokens[start:stop] == self.eos)
+        found = np.ones(stop - start, np.bool_)  # the stream begins with a document
+        first = max(start, 1)
+        found[first - start :] = self.tokens[first - 1 : stop - 1] == self.eos
+        return found
 
     def inputs(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
         """The inputs of one optimiser step, [B, T], for those who read the text and predict none of it."""

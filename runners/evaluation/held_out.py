@@ -16,7 +16,7 @@ Shapes: B windows, T positions, N = B * T, D hidden, V vocabulary, W windows of 
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from boomspec.core.work_sizes import MEASURED_LOGITS
 from runners.data.tokens import TOKENIZER, TokenStream, repeated, stride
 from runners.evaluation.members import Members
 from runners.evaluation.scores import scores
+from runners.modeling.documents import marked
 from runners.modeling.foreign_code import tokenizer_of
 from runners.modeling.hidden_states import LMHead
 from runners.modeling.shared_forward import Inputs
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _IGNORED = -100
+Begins = Callable[[int, int], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,23 @@ def window_losses(
     prefix: Sequence[int] = (),
     labelled: NDArray[np.bool_] | None = None,
     sequence_length: int,
+    begins: Begins | None = None,
     batch_size: int,
     progress: Progress,
     kept: Mapping[LayerPlan, Path] | None = None,
 ) -> dict[LayerPlan, WindowLosses]:
     """Measure every member on a token stream of at least two tokens. `kept`: as of `scores`.
 
-    `labelled`: which of the tokens count, where the stream has a mask; else all but EOS and B do.
+    `labelled`: which of the tokens count, where the stream has a mask; else all but EOS and B do. `begins`: with which
+    tokens of a stretch of the stream documents begin, where they do not see each other.
     """
     total = len(tokens) - 1
     windows, labels = windows_of(
         tokens, eos=eos, prefix=prefix, labelled=labelled, sequence_length=sequence_length, batch_size=batch_size
     )
+
+    if begins is not None:
+        windows = list(_batches(tokens, prefix, sequence_length, batch_size, padding=eos, begins=begins))
 
     def score(number: int, head: LMHead, hidden_BTD: Tensor) -> list[float]:
         sums_B: list[float] = (
@@ -132,8 +139,11 @@ def _batches(
     *,
     padding: int,
     of: NDArray[Any] | None = None,
+    begins: Begins | None = None,
 ) -> Iterator[Tensor]:
     """Batches of windows, int64 [B, sequence_length + 1]. `of`: the stream itself, where `tokens` are its labels.
+
+    With `begins` they are marked (`runners/modeling/documents.py`).
 
     A shorter last window is padded at its end where windows begin with a prefix, and else a batch of its own.
     """
@@ -142,11 +152,13 @@ def _batches(
     for first in range(0, len(starts), batch_size):
         rows = []
         for start in starts[first : first + batch_size]:
-            row = tokens[start : start + length - len(prefix)].astype(np.int64)
+            row: NDArray[Any] = tokens[start : start + length - len(prefix)].astype(np.int64)
+            if begins is not None:
+                row = marked(row, begins(start, start + len(row)))
             if prefix:
                 again = repeated((tokens if of is None else of)[start : start + length - len(prefix)], prefix)
                 begin = prefix if of is None else [_IGNORED] * len(prefix)
-                row = np.concatenate([np.asarray(begin, np.int64), row[again:]])
+                row = np.concatenate([np.asarray(begin, row.dtype), row[again:]])
                 row = np.pad(row, (0, length - len(row)), constant_values=padding)
             rows.append(row)
         whole = [row for row in rows if len(row) == length]

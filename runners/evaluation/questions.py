@@ -28,6 +28,7 @@ from boomspec.core.work_sizes import MEASURED_LOGITS
 from runners.evaluation.members import Members
 from runners.evaluation.scores import scores
 from runners.modeling.hidden_states import LMHead, trunk
+from runners.modeling.masks import additive_masks
 from runners.modeling.shared_forward import Inputs
 
 _CONTEXT = 0  # the segment of a context; the answers to it are 1, 2, ...
@@ -148,7 +149,7 @@ class Rows(Inputs):
             return {}
         of_BTT = self.segments_BT[:, None, :].expand(-1, self.segments_BT.shape[1], -1)
         seen_BTT = ((of_BTT == _CONTEXT) | (of_BTT == self.segments_BT[:, :, None])).tril()
-        return {"position_ids": self.positions_BT, "attention_mask": _masks(model, seen_BTT, self.positions_BT)}
+        return {"position_ids": self.positions_BT, "attention_mask": additive_masks(model, seen_BTT, self.positions_BT)}
 
     def answers(self, head: LMHead, hidden_BTD: Tensor) -> list[Answer]:
         """The answers of a model with this `head`, question by question, from what its head reads."""
@@ -162,27 +163,6 @@ class Rows(Inputs):
             best_N[part] = (log_p_NV.argmax(-1) == labels_N).cpu()
         pairs = zip(torch.split(values_N, [*self.lengths]), torch.split(best_N, [*self.lengths]), strict=True)
         return [Answer(float(values.sum()), bool(best.all())) for values, best in pairs]
-
-
-def _masks(model: Any, seen_BTT: Tensor, positions_BT: Tensor) -> Any:
-    """The attention mask of a model for rows in which token i may see token j, added to its scores: 0 or the least.
-
-    One of [B, 1, T, T]; where layers of a model differ in how far they look back, one for each kind, as transformers
-    wants it.
-    """
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    least = torch.finfo(model.dtype).min
-
-    def added(allowed_BTT: Tensor) -> Tensor:
-        return torch.zeros_like(allowed_BTT, dtype=model.dtype).masked_fill(~allowed_BTT, least)[:, None]
-
-    masks = {"full_attention": added(seen_BTT)}
-    if window is not None and kinds != {"full_attention"}:
-        near_BTT = positions_BT[:, :, None] - positions_BT[:, None, :] < window
-        masks["sliding_attention"] = added(seen_BTT & near_BTT)
-    return masks if len(kinds) > 1 else list(masks.values())[-1]
 
 
 def answers_of(

@@ -92,7 +92,7 @@ def sharing(graph: TaskGraph, task_ids: Iterable[str], *, has: Callable[[str], b
             and (node.execution.training or TrainingOptions()).cohort not in (None, 1)
         ):
             recipe, padding = record.recipe, record.faithful is not None and record.faithful.padding
-            batches = recipe.seed, recipe.sequences, recipe.sequence_length, padding, record.draws
+            batches = recipe.seed, recipe.sequences, recipe.sequence_length, recipe.isolate, padding, record.draws
             read = {role: given for role, given in task.inputs.items() if role != BEFORE}  # each goes on from its own
             groups[batches, recipe.precision, record.determinism, canonical_plain(read), execution].append(task_id)
     found: dict[str, Hashable] = {}

@@ -23,7 +23,8 @@ from boomspec.core.errors import BoomspecError
 from runners.modeling.hidden_states import decoder_layers, trunk
 
 Part = Literal["queries", "keys", "values", "frame"]
-_CHANGING = ("softcap", "s_aux", "position_bias")  # arguments that make scores more than scaled products
+# Arguments that make scores more than scaled products, or that say without a mask what is seen.
+_CHANGING = ("softcap", "s_aux", "position_bias", "cu_seq_lens_q")
 
 
 @dataclass(frozen=True)

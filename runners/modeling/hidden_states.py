@@ -13,16 +13,20 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
 from boomspec.models.families import LOGITS
+from runners.modeling.documents import arguments_for, marked, tokens_of
 
 EMBEDDING: Literal["embedding"] = "embedding"
 FINAL_NORM: Literal["final norm"] = "final norm"
 Point = int | Literal["embedding", "final norm"]
 Pair = tuple[Point, Point]  # (student, teacher)
+_DOCUMENTS = (7, 1, 9)  # lengths of those of the row that a model is tried with
+_APART = "leave out data.isolate_documents: documents of one row then see each other, as they usually do"
 # By name: the transform, and the gradient of what is in front of it, made in place of that of its output.
 _TRANSFORMS: dict[str, tuple[Callable[[Tensor, float], Tensor], Callable[[Tensor, Tensor, float], Tensor]]] = {
     "capped": (
@@ -85,8 +89,12 @@ def embedding_parameters(model: Any) -> list[nn.Parameter]:
 
 
 def trunk(model: Any, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-    """hidden_BTD after the final norm, under a causal mask over each whole row unless `arguments` hold another."""
-    hidden_BTD: Tensor = base_model(model)(input_ids=tokens_BT, use_cache=False, **arguments)[0]
+    """hidden_BTD after the final norm, under a causal mask over each whole row unless `arguments` hold another.
+
+    Where the documents of a row are apart (`documents.py`), each has a mask and positions of its own.
+    """
+    arguments = arguments or arguments_for(model, tokens_BT)
+    hidden_BTD: Tensor = base_model(model)(input_ids=tokens_of(tokens_BT), use_cache=False, **arguments)[0]
     return hidden_BTD
 
 
@@ -173,6 +181,34 @@ def check_head(model: Any) -> None:
             f"model type '{model.config.model_type}': its logits are not its head applied to its last hidden state",
             hint="the family changes its logits in a way not listed in LOGITS of boomspec/models/families.py",
         )
+
+
+@torch.no_grad()
+def check_apart(model: Any) -> None:
+    """Raise BoomspecError unless the documents of a packed row give what each gives alone."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    total = sum(_DOCUMENTS)
+    # Of no two documents the tokens are the same, so that what one sees of another shows.
+    ids = (np.arange(total) * 5 + 1) % vocabulary
+    begins = np.zeros(total, np.bool_)
+    begins[np.cumsum(_DOCUMENTS)[:-1]] = True
+    packed_BT = torch.from_numpy(marked(ids[None].astype(np.int64), begins[None])).to(model.device)
+    kind = model.config.model_type
+    try:
+        actual_TD = trunk(model, packed_BT)[0].float()
+        alone = torch.from_numpy(ids.astype(np.int64)).to(model.device).split(list(_DOCUMENTS))  # type: ignore[no-untyped-call]
+        expected_TD = torch.cat([trunk(model, document_T[None])[0] for document_T in alone]).float()
+    except BoomspecError:
+        raise
+    except Exception as error:  # a model that takes no such mask or positions says so in its own way
+        message = f"model type '{kind}': the documents of a row cannot be kept apart: {type(error).__name__}: {error}"
+        raise BoomspecError(message, hint=_APART) from error
+    # Kernels for other shapes differ by rounding; a model that ignores mask or positions, by the size of its states.
+    size = float(expected_TD.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    tolerance = torch.finfo(model.dtype).eps ** 0.5 * size
+    if not torch.allclose(actual_TD, expected_TD, rtol=0.0, atol=tolerance, equal_nan=True):
+        message = f"model type '{kind}': a document of a packed row is not what it is alone"
+        raise BoomspecError(f"{message}: its layers carry something from one to the next", hint=_APART)
 
 
 def same_result(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Calibration
 from runners.data.tokens import TokenStream
+from runners.modeling.hidden_states import check_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +25,10 @@ def calibration_batches(
     Raises BoomspecError where the training text has fewer windows (none is used twice) or more kinds of tokens
     than the model embeds.
     """
-    stream, length, wanted = TokenStream(tokens), calibration.sequence_length, calibration.sequences
+    stream = TokenStream(tokens, apart=bool(calibration.isolate))
+    length, wanted = calibration.sequence_length, calibration.sequences
+    if calibration.isolate:
+        check_apart(model)
     if (windows := stream.windows(length)) < wanted:
         raise BoomspecError(
             f"{wanted} calibration sequences of {length} tokens were asked for: the training text has {windows}",

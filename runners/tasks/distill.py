@@ -36,7 +36,7 @@ from runners.data.tokens import TokenStream
 from runners.evaluation.during import HeldOutDuring
 from runners.modeling.attention import check_attention
 from runners.modeling.foreign_code import prepare_custom_code
-from runners.modeling.hidden_states import LMHead, check_head, embedding_parameters, hidden_pairs
+from runners.modeling.hidden_states import LMHead, check_apart, check_head, embedding_parameters, hidden_pairs
 from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.modeling.sampling import Ends
 from runners.runtime.context import Context
@@ -135,11 +135,12 @@ def _distill(
         check_compiler()
     shards_teacher = is_sharded(workers, options.teacher)
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
+    apart = bool(recipe.isolate)
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
     begins = model_folder(context.inputs.get("start", context.inputs["teacher"]))
     held_out = context.inputs.get("held_out", context.inputs["tokens"]).folder
     target, code = context.path / MODEL, context.code
-    stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(begins)
+    stream, layers, dtype = TokenStream(tokens, apart=apart), read_facts(folder).count, stored_dtype(begins)
     student = initial_student(record, begins, target, workers, cut=is_sharded(workers, options.parallel), code=code)
     place = _HOST if shards_teacher else None
     teachers = load_teachers(context, place) if shared_teachers is None else shared_teachers
@@ -151,6 +152,8 @@ def _distill(
         shard_frozen(teacher)
     for model in (student, *teachers):
         parallel.call(check_head, model)
+        if apart:
+            parallel.call(check_apart, model)
     aligned = alignment(record.losses, record.kept, layers)
     for model, is_teacher in ((student, False), *((teacher, True) for teacher in teachers[:1])):
         if attention := aligned.attention(teacher=is_teacher):
@@ -159,7 +162,7 @@ def _distill(
             parallel.call(check_attention, model, attention)
 
     pairs = hidden_pairs(record.kept, layers) if teachers else []
-    compared_BT = similarity_batch(held_out, recipe.sequence_length).to(device())
+    compared_BT = similarity_batch(held_out, recipe.sequence_length, apart=apart).to(device())
     compared = partial(parallel.call, similarities, student, teachers, pairs, compared_BT, precision)
     before = compared()
     faithful = record.faithful or _NOT_FAITHFUL
@@ -315,9 +318,9 @@ def loss_parameters(losses: Losses, student: PreTrainedModel, *, seed: int) -> L
     return made if any(True for _ in made.parameters()) else None
 
 
-def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
+def similarity_batch(tokens: Path, sequence_length: int, *, apart: bool = False) -> Tensor:
     """tokens_BT that the similarity is measured on: held-out windows; training ones where none is held out."""
-    held_out = TokenStream(tokens, "held_out")
-    stream = held_out if held_out.windows(sequence_length) else TokenStream(tokens)
+    held_out = TokenStream(tokens, "held_out", apart=apart)
+    stream = held_out if held_out.windows(sequence_length) else TokenStream(tokens, apart=apart)
     windows = min(SIMILARITY_WINDOWS, stream.windows(sequence_length))
     return torch.from_numpy(stream.inputs(0, sequences=windows, sequence_length=sequence_length, seed=0))

@@ -19,6 +19,7 @@ from runners.evaluation.lm_eval_counts import Counted
 from runners.evaluation.members import WHOLE
 from runners.evaluation.results import Item, items_of, portable, write_results
 from runners.modeling.foreign_code import prepare_custom_code, tokenizer_of
+from runners.modeling.hidden_states import check_apart
 from runners.modeling.models import model_folder
 from runners.runtime.context import Context, Together
 from runners.runtime.device import deterministic_mode
@@ -68,7 +69,10 @@ def _held_out(
     context: Context[Evaluate], measure: HeldOut, loaded: Loaded, progress: Together
 ) -> Iterator[tuple[LayerPlan, Measured]]:
     folder = context.inputs["tokens"].folder
-    split = TokenStream(folder, "held_out")
+    split = TokenStream(folder, "held_out", apart=bool(measure.isolate))
+    if measure.isolate:
+        for model in loaded.members.models:
+            check_apart(model)
     tokens, text_bytes = split.tokens, split.bytes
     labelled = None if split.labelled is None else split.labels(0, len(split))
     if measure.max_tokens is not None and measure.max_tokens < len(tokens):
@@ -87,12 +91,14 @@ def _held_out(
         prefix=split.prefix,
         labelled=labelled,
         sequence_length=measure.sequence_length,
+        begins=split.begins if measure.isolate else None,
         batch_size=context.batch_size,
         progress=progress,
         kept={plan: folder / "losses.jsonl" for plan, folder in loaded.kept.items()},
     )
     original = held_out.windows(len(split), measure.sequence_length, split.prefix)
     name = measure.type
+    apart = {"isolate_documents": True} if measure.isolate else {}
     for plan, losses in found.items():
         windows = len(losses.tokens)
         metrics = held_out.metrics(losses, text_bytes=text_bytes)
@@ -100,7 +106,7 @@ def _held_out(
         results = {
             "results": {name: {"name": name, "alias": name, "sample_len": windows, **metrics}},
             "group_subtasks": {},
-            "configs": {name: {"task": name, **measure.model_dump(exclude={"type"}), **counted}},
+            "configs": {name: {"task": name, **measure.model_dump(exclude={"type", "isolate"}), **apart, **counted}},
             "versions": {name: Evaluate.version},
             "n-shot": {name: 0},
             "higher_is_better": {name: {"loss": False, "perplexity": False, "bits_per_byte": False}},

@@ -15,7 +15,7 @@ from boomspec.core.losses import CrossEntropy, Losses
 from boomspec.core.tasks import Architecture, Pretrain
 from boomspec.models.facts import llama_config
 from runners.data.tokens import TOKENIZER, TokenStream
-from runners.modeling.hidden_states import LMHead, check_head, trunk
+from runners.modeling.hidden_states import LMHead, check_apart, check_head, trunk
 from runners.modeling.models import MODEL, save_weights
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, deterministic_mode, device
@@ -39,7 +39,7 @@ def _pretrain(context: Context[Pretrain]) -> None:
         check_compiler()
     architecture, recipe = context.record.architecture, context.record.recipe
     tokens = context.inputs["tokens"].folder
-    stream = TokenStream(tokens)
+    stream = TokenStream(tokens, apart=bool(recipe.isolate))
     if stream.vocabulary != architecture.vocabulary:
         message = f"the model has a vocabulary of {architecture.vocabulary}, but its tokens have {stream.vocabulary}"
         hint = "a tokenizer learned from little text can be smaller than asked for: lower the vocabulary"
@@ -49,6 +49,8 @@ def _pretrain(context: Context[Pretrain]) -> None:
         model = model.to(device())
     parallel = ParallelModel(model, workers, parallel=options.parallel)
     parallel.call(check_head, model)
+    if recipe.isolate:
+        parallel.call(check_apart, model)
     head, losses = LMHead(model), Losses(cross_entropy=CrossEntropy())
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, _moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:

@@ -15,7 +15,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Samples, TeacherOutputs
 from boomspec.core.tasks.tokenize import token_bytes
 from runners.data.tokens import TokenStream
-from runners.modeling.hidden_states import LMHead, check_head, trunk
+from runners.modeling.hidden_states import LMHead, check_apart, check_head, trunk
 from runners.modeling.labels import inputs_of
 from runners.modeling.models import load_frozen, model_folder
 from runners.runtime.context import Context
@@ -33,12 +33,14 @@ def run(context: Context[TeacherOutputs]) -> None:
 @torch.no_grad()
 def _store(context: Context[TeacherOutputs]) -> None:
     record, progress, length = context.record, context.progress, context.record.sequence_length
-    stream = TokenStream(context.inputs["tokens"].folder)
+    stream = TokenStream(context.inputs["tokens"].folder, apart=bool(record.isolate))
     folder = model_folder(context.inputs["teacher"])
     teacher = load_frozen(folder, dtype=frozen_dtype(record.precision), code=context.code)
     if stream.vocabulary > (embedded := teacher.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {embedded}")
     check_head(teacher)
+    if record.isolate:
+        check_apart(teacher)
     head = LMHead(teacher)
     rows = min(record.rows, max(1, stream.windows(length)))
     ids = np.uint16 if token_bytes(head.vocabulary) == 2 else np.uint32

@@ -29,6 +29,7 @@ from boomspec.core.losses import PUBLISHED_WEIGHTS
 from boomspec.core.losses.weight import Weight
 from boomspec.core.tasks import Recipe
 from boomspec.core.tasks.training import HELD_OUT
+from runners.modeling.documents import tokens_of
 from runners.modeling.labels import PADDING, inputs_of
 from runners.runtime.context import Context
 from runners.runtime.device import autocast, casts_kept
@@ -243,7 +244,7 @@ class _Training:
         self, step: int, tokens: Tensor, loss: MicroLoss, *, graded: bool = True
     ) -> Generator[Turn, None, tuple[float, dict[str, float]]]:
         """Add up the gradients (where they are wanted) and losses of the micro batches of one batch."""
-        count = int(self.is_label(tokens[:, 1:]).sum())
+        count = int(self.is_label(tokens_of(tokens[:, 1:])).sum())
         sums: dict[str, Tensor] = {}
         blocks, began = self.group.micro_batches(tokens, self.context.training.micro_batch), time.monotonic()
         with casts_kept():  # weights are cast once a step, not for each micro batch
@@ -252,7 +253,8 @@ class _Training:
                     raise KeyboardInterrupt  # in the whole group at once
                 yield step, index
                 rows = block.to(self.device, non_blocking=True)
-                labels_BT = block[:, 1:].masked_fill(~self.is_label(block[:, 1:]), NO_LABEL)  # on the CPU
+                labels_BT = tokens_of(block[:, 1:])  # on the CPU
+                labels_BT = labels_BT.masked_fill(~self.is_label(labels_BT), NO_LABEL)
                 given = loss, inputs_of(rows[:, :-1]), labels_BT, count, self.weighting.moment(step, first_row)
                 # Sharded parameters are whole only while they are used, and so must be what was cast of them.
                 cast = partial(autocast, self.recipe.precision, cache=not self.parallel.sharded)

@@ -330,6 +330,9 @@ RESULTS = {
     "shorter sequences": results(
         "data.sequence_length", 16, "pretrain teacher", *DISTILLED, *LACO, *evaluations(measures=("held_out",))
     ),
+    "documents that do not see each other": results(
+        "data.isolate_documents", True, "pretrain teacher", *DISTILLED, *LACO, *evaluations(measures=("held_out",))
+    ),
     "the weight of a loss": results("distill.losses.kl.weight", 0.2, *DISTILLED),
     "a loss left out": results("distill.losses.kl", None, *DISTILLED),
     "the temperature": results(

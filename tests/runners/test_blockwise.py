@@ -223,9 +223,9 @@ def stopping(save: Callable[[Any, Path], None], after: int) -> Callable[[Any, Pa
 
 
 def counting(run: Callable[..., Tensor], computed: list[int]) -> Callable[..., Tensor]:
-    def count(self: lone.LoneLayer, hidden_BTD: Tensor) -> Tensor:
+    def count(self: lone.LoneLayer, hidden_BTD: Tensor, *given: object) -> Tensor:
         computed.append(len(hidden_BTD))
-        return run(self, hidden_BTD)
+        return run(self, hidden_BTD, *given)
 
     return count
 

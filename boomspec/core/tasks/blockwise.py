@@ -32,6 +32,7 @@ class BlockStates(Record):
     seed: int
     sequences: int  # drawn by a training: each of its windows is there once
     sequence_length: int
+    isolate: Literal[True] | None = None  # documents of a row do not see each other
     precision: Precision
     determinism: Determinism | None = None
 

@@ -34,5 +34,6 @@ class Check(Record):
     kept: tuple[int, ...]
     sizes: tuple[BuiltSize, ...]
     alone: Literal[True] | None = None  # layers of the teacher are run and trained by themselves, too
+    apart: Literal[True] | None = None  # documents of one row are kept apart, too
     merged: Literal[True] | None = None  # layers of the teacher are added up, too: all must be of one kind
     transformers: str  # its version: what is asked is what its classes do

@@ -18,6 +18,7 @@ class HeldOut(Strict):
     type: Literal["held_out"] = "held_out"
     sequence_length: int
     max_tokens: int | None = None
+    isolate: Literal[True] | None = None  # documents of a row do not see each other
 
 
 class LmEval(Strict):

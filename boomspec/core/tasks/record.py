@@ -57,6 +57,7 @@ class Recipe(Strict):
     optimizer: Optimizer
     schedule: Schedule
     precision: Precision
+    isolate: Literal[True] | None = None  # documents of a row do not see each other
 
     @property
     def tokens(self) -> int:

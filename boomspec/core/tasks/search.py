@@ -17,6 +17,7 @@ class Calibration(Strict):
     sequences: int
     sequence_length: int
     seed: int
+    isolate: Literal[True] | None = None  # documents of a row do not see each other
 
 
 class PatchOrder(Strict):

@@ -63,6 +63,7 @@ class TeacherOutputs(Record):
     seed: int
     rows: int
     sequence_length: int
+    isolate: Literal[True] | None = None  # documents of a row do not see each other
     precision: Precision
     determinism: Determinism | None = None
 

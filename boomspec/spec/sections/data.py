@@ -141,6 +141,9 @@ class DataSpec(SourceSpec):
     """Whether every document, and every training sequence, begins with the beginning-of-sequence token. auto: as
     the teacher's tokenizer itself begins a text."""
     sequence_length: Count = about("Tokens of one training sequence.", ge=8)
+    isolate_documents: bool = False
+    """Documents that share a training sequence do not see each other: each has attention and positions of its own. Of
+    students and teachers, in trainings, searches and on held-out text. Default: they see what is before them."""
     sources: Annotated[dict[str, SourceSpec], Field(min_length=1)] | None = Field(
         None, examples=[{"web": {"files": "web/*.jsonl"}, "code": {"files": "code/*.parquet", "skip": 1000}}]
     )
