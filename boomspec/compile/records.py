@@ -140,7 +140,7 @@ def _during(resolved: ResolvedSpec, sizes: tuple[tasks.BuiltSize, ...], *, token
     assert spec.evaluate is not None
     assert spec.evaluate.every is not None
     assert section is not None
-    steps = recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens).steps
+    steps = recipe(section, resolved.data, seed=spec.seed, tokens=tokens).steps
     asked = spec.evaluate.during or DuringSpec()
     every = max(1, min(steps, spec.evaluate.every.of(steps)))
     return tasks.During(every=every, sizes=sizes, max_tokens=asked.max_tokens)

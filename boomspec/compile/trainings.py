@@ -125,7 +125,7 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
                     hint = "a longer phase, or a smaller batch"
                     yield file.problem((*_PHASES, i, "tokens"), f"{short} ({distill.batch_tokens:,})", hint)
     yield from _weight_problems(file, length)
-    yield from _every_problems(file, length)
+    yield from _every_problems(file, data)
     for name, text in data.texts.items():
         at = place_of_text(name)
         if text.dataset is not None and text.max_tokens is None:
@@ -158,11 +158,11 @@ def _weight_problems(file: SpecFile, sequence_length: int) -> Iterator[Problem]:
                     yield file.problem(where, message, hint)
 
 
-def _every_problems(file: SpecFile, sequence_length: int) -> Iterator[Problem]:
+def _every_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
     """A distillation that is over before it is measured for the second time."""
     evaluate, distill = file.spec.evaluate, file.spec.distill
     if evaluate is not None and evaluate.every is not None and distill is not None:
-        steps = recipe(distill, seed=0, sequence_length=sequence_length).steps
+        steps = recipe(distill, data, seed=0).steps
         if (every := evaluate.every.of(steps)) > steps:
             message = f"{every:,} steps are more than the training's {steps:,}"
             yield file.problem(("evaluate", "every"), message, "a share such as 10% follows the length of the training")

@@ -59,7 +59,7 @@ class HeldOutDuring:
         self._during, self._recipe, self._rows, self._group = during, recipe, rows_at_once, group
         if during.sizes and TEACHER not in models:
             raise BoomspecError("the held-out loss of sizes is measured with their teacher, which is not there")
-        self._windows_WS, self._labels_WT = _windows(text, during, recipe.sequence_length)
+        self._windows_WS, self._labels_WT = _windows(text, during, recipe)
         facts = {owner: read_facts(folder) for owner, folder in folders.items()}
         student = facts[STUDENT]
         # A model of its own modules: those of the student may be compiled, or wrapped.
@@ -107,14 +107,15 @@ class HeldOutDuring:
         return found
 
 
-def _windows(text: Path, during: During, length: int) -> tuple[Tensor, Tensor]:
+def _windows(text: Path, during: During, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """windows_WS, S = T + 1, of held-out text, and labels_WT. A shorter last one is padded at its end."""
-    split = TokenStream(text, "held_out")
+    split, length = TokenStream(text, "held_out"), recipe.sequence_length
     tokens = split.tokens[: during.max_tokens]
     if len(tokens) > 1:
         labelled = None if split.labelled is None else split.labels(0, len(tokens))
         shape = {"sequence_length": length, "batch_size": 1}
-        found = windows_of(tokens, eos=split.eos, prefix=split.prefix, labelled=labelled, **shape)
+        begins = split.begins if recipe.isolate else None
+        found = windows_of(tokens, eos=split.eos, prefix=split.prefix, labelled=labelled, begins=begins, **shape)
         windows_WS, labels_WT = (
             torch.cat([pad(row, (0, size - row.shape[1]), value=value) for row in rows])
             for rows, size, value in zip(found, (length + 1, length), (split.eos, NO_LABEL), strict=True)

@@ -77,12 +77,8 @@ def window_losses(
     tokens of a stretch of the stream documents begin, where they do not see each other.
     """
     total = len(tokens) - 1
-    windows, labels = windows_of(
-        tokens, eos=eos, prefix=prefix, labelled=labelled, sequence_length=sequence_length, batch_size=batch_size
-    )
-
-    if begins is not None:
-        windows = list(_batches(tokens, prefix, sequence_length, batch_size, padding=eos, begins=begins))
+    shape = {"sequence_length": sequence_length, "batch_size": batch_size}
+    windows, labels = windows_of(tokens, eos=eos, prefix=prefix, labelled=labelled, begins=begins, **shape)
 
     def score(number: int, head: LMHead, hidden_BTD: Tensor) -> list[float]:
         sums_B: list[float] = (
@@ -104,10 +100,14 @@ def windows_of(
     eos: int,
     prefix: Sequence[int],
     labelled: NDArray[np.bool_] | None,
+    begins: Begins | None,
     sequence_length: int,
     batch_size: int,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Batches of windows, [B, sequence_length + 1], and of their labels, [B, sequence_length]; below 0: no label."""
+    """Batches of windows, [B, sequence_length + 1], and of their labels, [B, sequence_length]; below 0: no label.
+
+    `labelled` and `begins`: as of `window_losses`.
+    """
     windows = list(_batches(tokens, prefix, sequence_length, batch_size, padding=eos))
     if labelled is None:
         no_labels = torch.tensor(sorted({eos, *prefix}))
@@ -116,6 +116,8 @@ def windows_of(
         hidden = np.where(labelled, tokens.astype(np.int64), _IGNORED)
         masked = _batches(hidden, prefix, sequence_length, batch_size, padding=_IGNORED, of=tokens)
         labels = [rows_BS[:, 1:] for rows_BS in masked]
+    if begins is not None:
+        windows = list(_batches(tokens, prefix, sequence_length, batch_size, padding=eos, begins=begins))
     return windows, labels
 
 

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.layers import STUDENT, TEACHER, read_layers
 from boomspec.core.losses import Losses
-from boomspec.core.tasks import Calibration, Distill, Evaluate, HeldOut
+from boomspec.core.tasks import Calibration, Distill, During, Evaluate, HeldOut
 from boomspec.models.facts import read_facts
 from boomspec.models.packing import refuse_apart
 from boomspec.store import FolderStore
@@ -212,6 +212,13 @@ def test_held_out_text_is_measured_one_document_at_a_time(tokens: Path, tmp_path
         evaluate.run(context)
         return float(json.loads((context.path / "results.json").read_text())["results"]["held_out"]["loss,none"])
 
+    expected = held_out_alone(model, tokens)
+    assert loss(True) == pytest.approx(expected, rel=1e-5)
+    assert abs(loss(False) - expected) > 1e-3
+
+
+def held_out_alone(model: Any, tokens: Path) -> float:
+    """The held-out loss of a model that reads one document at a time."""
     stream = TokenStream(tokens, "held_out")
     total = count = 0.0
     for start in range(0, len(stream) - 1, LENGTH):
@@ -224,8 +231,7 @@ def test_held_out_text_is_measured_one_document_at_a_time(tokens: Path, tmp_path
             counted = labels != EOS
             total -= float(log_p.gather(1, labels[:, None])[:, 0][counted].double().sum())
             count += int(counted.sum())
-    assert loss(True) == pytest.approx(total / count, rel=1e-5)
-    assert abs(loss(False) - total / count) > 1e-3
+    return total / count
 
 
 def test_a_distillation_trains_on_documents_apart(tokens: Path, tmp_path: Path) -> None:
@@ -235,11 +241,18 @@ def test_a_distillation_trains_on_documents_apart(tokens: Path, tmp_path: Path) 
     found: dict[bool, Any] = {}
     for isolate in (True, False):
         recipe = tiny.recipe(sequence_length=LENGTH, sequences=4, steps=2, isolate=True if isolate else None)
-        record = Distill(kept=KEPT, initial="teacher", train_embedding=True, losses=losses, recipe=recipe)
+        during = During(every=2, sizes=(), max_tokens=10_000)
+        record = Distill(
+            kept=KEPT, initial="teacher", train_embedding=True, losses=losses, recipe=recipe, during=during
+        )
         context = tiny.context(tmp_path / str(isolate), record, teacher=tmp_path / "teacher", tokens=tokens)
         distill.run(context)
         rows = [json.loads(line) for line in (context.path / "metrics.jsonl").read_text().splitlines()]
-        found[isolate] = rows[0]["cross_entropy"], (context.path / "similarity.json").read_text()
+        found[isolate] = (
+            rows[0]["cross_entropy"],
+            rows[0]["held_out.student"],
+            (context.path / "similarity.json").read_text(),
+        )
     student = tiny.model("gpt2", layers=2)
     weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith("transformer.h.")}
     for new, old in enumerate(KEPT):
@@ -259,7 +272,9 @@ def test_a_distillation_trains_on_documents_apart(tokens: Path, tmp_path: Path) 
         total -= float(log_p.gather(1, labels_BT[row, place][:, None]).double().sum())
     assert found[True][0] == pytest.approx(total / labels_BT.numel(), rel=1e-5)
     assert abs(found[False][0] - found[True][0]) > 1e-4
-    assert found[False][1] != found[True][1]  # so are the states compared
+    assert found[True][1] == pytest.approx(held_out_alone(student, tokens), rel=1e-5)
+    assert abs(found[False][1] - found[True][1]) > 1e-4
+    assert found[False][2] != found[True][2]  # so are the states compared
 
 
 def test_attention_without_masks_is_given_the_documents_lengths(tokens: Path) -> None:
