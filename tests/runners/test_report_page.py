@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from boomspec.core.layers import Layer, LayerPlan
 from boomspec.core.sizes import LayerCache, Lineage, Member
 from boomspec.store import FolderStore
 from runners.report.chart import DARK, LIGHT
-from runners.report.page import publish_run
+from runners.report.page import publish_run, render
 from runners.report.sizes import sizes_of
+from runners.report.study import Size, Study, Text, Written
 from tests.runners import browser
 from tests.runners.family import Family
+from tests.runners.test_figures import deployed
 from tests.runners.test_report import results_of
 
 KEPT, LAYERS = (0, 2, 4, 6), 8
@@ -72,6 +75,36 @@ def test_of_a_size_that_was_not_measured_all_else_is_told(tmp_path: Path) -> Non
     ((alone),) = sizes_of(study)  # the artifact of a report knows no graph
     assert [one["layers"] for one in alone["sizes"]] == [4, 5, 6, 7, 8]
     assert "export" not in alone["sizes"][0]
+
+
+def test_the_command_of_a_size_names_that_size_and_no_other(tmp_path: Path) -> None:
+    """Also where two sizes have as many layers: they are named by their parameters."""
+    family = lineage()
+    twin = replace(family.members[2], parameters=6100, bytes=24400, patched=9)
+    family = replace(family, members=(*family.members[:3], twin, *family.members[3:]))
+    ((told),) = sizes_of(results_of(Family(FolderStore(tmp_path))), {"": family}, "my run-1a2b")
+    assert len(told["sizes"]) == 6
+    for one in told["sizes"]:
+        program, command, run, asked, _ = shlex.split(one["export"])
+        assert (program, command, run) == ("boomspec", "export", "my run-1a2b")
+        found = family.pick(asked)
+        assert (found.layers, found.parameters) == (one["layers"], one["parameters"])
+    assert len({shlex.split(one["export"])[4] for one in told["sizes"]}) == 6  # folders
+
+
+def test_a_size_has_its_speed_and_its_texts(tmp_path: Path) -> None:
+    study = deployed()
+    texts = (Text("Who?", 0, "I.", 2, True), Text("Who?", 1, "We.", 2, True))
+    (cell,) = [cell for cell in study.trials[0].cells if cell.input == "interpolated 6/held_out"]
+    trial = replace(study.trials[0], written=(Written(cell, Size(6), False, texts),))
+    ((told),) = sizes_of(Study([trial], {}), {"": lineage()})
+    six = next(one for one in told["sizes"] if one["layers"] == 6)
+    assert [line[:2] for line in six["speed"]] == [["decode", "900 tokens/s"], ["peak memory", "29.3 KiB"]]
+    assert six["texts"] == [{"prompt": "Who?", "text": "I.", "tokens": 2, "ended": True}]
+    assert "texts" not in told["sizes"][0]
+    page = render(Study([trial], {}), title="t", drawings=[], files={})
+    assert "900 tokens/s" in page
+    assert "We." in page  # side by side there are all
 
 
 # --- in a browser ----------------------------------------------------------------------------------
