@@ -57,13 +57,12 @@ def _boomerang(called: str, teacher: str, student: str, **values: str) -> Preset
     return Preset(about, "presets/boomerang.yaml", {("teacher", "model"): teacher, **own}, words)
 
 
-def _adapt(called: str, teacher: str, tokens: str, *, chat: str | None = None) -> Preset:
+def _adapt(called: str, teacher: str, tokens: str, read: str, *, chat: str | None = None) -> Preset:
     """A post-trained teacher, with so many tokens of each text."""
     spare = " " * (len("0.5B") - len(tokens))
     words = {
         "half of Qwen3-4B": f"half of {called}",
-        "max_tokens: 0.5B  ": f"max_tokens: {tokens}  {spare}",
-        "max_tokens: 0.5B\n": f"max_tokens: {tokens}\n",
+        "max_tokens: 0.51B": f"max_tokens: {read}",
         "{pile: 0.5B, sft: 0.5B}  ": f"{{pile: {tokens}, sft: {tokens}}}  {2 * spare}",
         ", tokens: 0.5B}": f", tokens: {tokens}}}",
     }
@@ -83,11 +82,11 @@ PRESETS: Final[Mapping[str, Preset]] = {
     "boomerang-llama-3b": _boomerang("Llama-3.2-3B", "meta-llama/Llama-3.2-3B", "boomerang-llama-3.2-1.9B", **_LLAMA),
     "boomerang-pythia-2.8b": _boomerang("Pythia-2.8B", "EleutherAI/pythia-2.8b", "boomerang-pythia-1.6B"),
     "boomerang-pythia-6.9b": _boomerang("Pythia-6.9B", "EleutherAI/pythia-6.9b", "boomerang-pythia-3.8B"),
-    "adapt-qwen3-4b": _adapt("Qwen3-4B", "Qwen/Qwen3-4B", "0.5B"),
-    "adapt-qwen3-8b": _adapt("Qwen3-8B", "Qwen/Qwen3-8B", "1B"),
-    "adapt-qwen3-14b": _adapt("Qwen3-14B", "Qwen/Qwen3-14B", "2B"),
-    "adapt-llama-3b": _adapt("Llama-3.2-3B", "meta-llama/Llama-3.2-3B-Instruct", "0.5B", chat="true"),
-    "adapt-llama-8b": _adapt("Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", "1B", chat="true"),
+    "adapt-qwen3-4b": _adapt("Qwen3-4B", "Qwen/Qwen3-4B", "0.5B", "0.51B"),
+    "adapt-qwen3-8b": _adapt("Qwen3-8B", "Qwen/Qwen3-8B", "1B", "1.02B"),
+    "adapt-qwen3-14b": _adapt("Qwen3-14B", "Qwen/Qwen3-14B", "2B", "2.04B"),
+    "adapt-llama-3b": _adapt("Llama-3.2-3B", "meta-llama/Llama-3.2-3B-Instruct", "0.5B", "0.51B", chat="true"),
+    "adapt-llama-8b": _adapt("Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", "1B", "1.02B", chat="true"),
 }
 # What a shorter name stands for.
 SHORT: Final[Mapping[str, str]] = {

@@ -67,6 +67,7 @@ SAME = {  # presets that shipped specs are the same experiments as, and the sect
     "boomerang-llama-3b": ("llama-3.2-3b", set()),
     "boomerang-pythia-2.8b": ("pythia-2.8b", set()),
     "boomerang-pythia-6.9b": ("pythia-6.9b", set()),
+    "adapt-qwen3-4b": ("adapt-qwen3-4b", {"evaluate"}),
     "quickstart": ("quickstart", {"evaluate"}),
 }
 
@@ -107,7 +108,7 @@ def test_the_texts_of_adapt_are_as_long_as_its_teachers_are_large(name, tokens, 
     """The numbers of arXiv 2608.22854."""
     call("a.yaml", "--preset", name)
     spec, count = load_spec(Path("a.yaml")).spec, round(float(tokens.removesuffix("B")) * 1e9)
-    assert {source.max_tokens for source in spec.data.sources.values()} == {count}
+    assert all(count < source.max_tokens < 1.05 * count for source in spec.data.sources.values())
     assert [(phase.data, phase.tokens) for phase in spec.distill.phases] == [("pile", count), ("sft", count)]
     assert {part.value for part in spec.data.blend.values()} == {count}
     assert spec.data.sources["sft"].loss_on == "responses"
