@@ -51,11 +51,12 @@ def _sentences(study: Study) -> list[str]:
             rest.append("There is one seed of each experiment: what another seed would give is not known.")
         nothing = f"No two experiments can be compared on {study.name(main)}."
     else:
-        first = [_beats(study, main, "interpolated", "naive_pruning"), _between(study, main)]
+        first = [_ends(study, main), _beats(study, main, "interpolated", "naive_pruning"), _between(study, main)]
         rest = [_steps(study, main)]
         rest += [_beats(study, main, "interpolated", name) for name in _OTHERS]
         rest += [_beats(study, main, "random_init", "naive_pruning")]
-        rest += [_beats(study, measure, "interpolated", "naive_pruning") for measure in others]
+        for measure in others:
+            rest += [_ends(study, measure), _beats(study, measure, "interpolated", "naive_pruning")]
         nothing = f"No interpolated size has a result on {study.name(main)}."
     headline = next((sentence for sentence in first if sentence), nothing)
     return [sentence for sentence in dict.fromkeys([headline, *first, *rest]) if sentence]
@@ -69,7 +70,10 @@ def _beats(study: Study, measure: str, series: str, against: str) -> str | None:
     won, lost = [d for d in found if d.gain > 0], [d for d in found if not d.gain > 0]
     total, adjective = len(found), _ADJECTIVES[series]
     what = f"{SERIES[against]} on {study.name(measure)}"
-    if won:
+    if _is_noise(found):
+        sizes = f"the {adjective} size" if total == 1 else f"{adjective} sizes"
+        sentence = f"No clear difference between {sizes} and {what}: {_at_most(study, found, measure)}"
+    elif won:
         sentence = f"{_subject(len(won), total, adjective, 'beat')} {what}, by {_amount(study, won, measure)}"
         if lost:
             sentence += f"; behind at {_layers_by(study, lost, measure)}"
@@ -83,6 +87,33 @@ def _beats(study: Study, measure: str, series: str, against: str) -> str | None:
     ends = {cell.layers for cell in trial.cells if cell.series in ("student", "teacher")}
     unknown = {m.cell.layers for m in lacking} - {d.size.layers for d in found} - ends
     return f"{sentence}; at {_listed(unknown)} layers a result is missing." if unknown else f"{sentence}."
+
+
+def _ends(study: Study, measure: str) -> str | None:
+    """That the teacher is no better than the student, where it is not: sizes between the two show nothing then."""
+    trial, metric = study.trials[0], study.primary[measure]
+    students, teachers = (trial.series(series, measure, metric) for series in ("student", "teacher"))
+    if len(students) != 1 or len(teachers) != 1:
+        return None
+    pair = [(teachers[0], students[0])]
+    found = ScoreDifference(teachers[0].size, study.sign(measure), pair, pair)
+    if found.gain > 0 and not _is_noise([found]):
+        return None
+    values = f"{number(teachers[0].value)} against {number(students[0].value)}{study.unit(measure, ' ')}"
+    better = "is no better than" if found.gain <= 0 else "is not clearly better than"
+    return f"The teacher {better} the student on {study.name(measure)} ({values}): no gain is to be seen between them."
+
+
+def _is_noise(found: Sequence[ScoreDifference]) -> bool:
+    """Whether no difference is clear, of all of which it is known."""
+    return all(d.items is not None or d.interval is not None for d in found) and not any(d.clear for d in found)
+
+
+def _at_most(study: Study, found: Sequence[ScoreDifference], measure: str) -> str:
+    largest = number(max(abs(difference.gain) for difference in found))
+    counts = {len(difference.gains) for difference in found}
+    noise = "two standard errors" if counts == {1} else f"the spread over {_counted(counts)} seeds"
+    return f"at most {largest}{study.unit(measure, ' ')}, within {noise}"
 
 
 def _between(study: Study, measure: str) -> str | None:
@@ -153,6 +184,10 @@ def _against(study: Study, group: Group, other: Group, found: Sequence[ScoreDiff
     better, worse = [d for d in own if d.gain > 0], [d for d in own if d.gain < 0]
     if not better and not worse:
         return f"{group.label} and {other.label} do not differ on {name} at any of {len(own)} sizes."
+    if _is_noise(own):
+        where = f"at {_of_sizes(len(own), len(own))}"
+        amount = _at_most(study, own, measure)
+        return f"No clear difference between {group.label} and {other.label} {where} on {name}: {amount}."
     ways = ("better", better), ("worse", worse)
     (word, first), (opposite, second) = ways if len(better) > len(worse) else ways[::-1]
     sentence = f"{group.label} is {word} than {other.label} at {_of_sizes(len(first), len(own))} on {name}"
