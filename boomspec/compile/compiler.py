@@ -109,7 +109,7 @@ def compile_experiments(
             after = build.check if task in build.checked else node.after
             if (known := nodes.get(task)) is None:
                 name = f"{build.file.label}: {node.name}" if i else node.name
-                nodes[task] = Node(node.task, name, node.execution, after=after)
+                nodes[task] = replace(node, name=name, after=after)
             elif known.after != after:  # one experiment's check must not hold up what another needs, too
                 nodes[task] = replace(known, after=tuple(first for first in known.after if first in after))
     if pending:

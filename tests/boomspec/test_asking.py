@@ -173,6 +173,14 @@ def test_a_plan_says_how_much_text_there_is_at_most(asking: Asking) -> None:
     assert limited.memory["cache"] > 0
 
 
+def test_text_is_generated_by_one_model_at_a_time(asking: Asking) -> None:
+    """Likelihoods of a family are measured together; a graph says which tasks share nothing."""
+    nodes = asking.compiled(["greedy", "choice", "python"], chat=True).graph.nodes.values()
+    alone = {node.name.rpartition(": ")[2] for node in nodes if node.generates}
+    assert alone == {"greedy", "python"}
+    assert all(node.name.startswith("evaluate ") for node in nodes if node.generates)
+
+
 WARMTH = {"temperature": 0.7}
 PROBLEMS: dict[str, tuple[list[Any], dict[str, Any], str, str]] = {
     "a chat without a template": (["greedy"], {"chat": True}, "evaluate.chat", wording("asking.no_template")),

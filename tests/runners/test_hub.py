@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -157,3 +158,26 @@ def _last_row(head):
 def _a_middle_row(head):
     head[len(head) // 3] += 1
     return head
+
+
+def test_the_chat_template_of_a_teacher_is_read_before_anything_is_trained(tmp_path):
+    """It may be a file of its own, which a repository without a template does not have."""
+    own = "task: own\ntest_split: test\ngeneration_kwargs: {until: ['.'], max_gen_toks: 8}\n"
+    found = {}
+    for name, template in {"without": None, "with": "{% for m in messages %}{{ m['content'] }}{% endfor %}"}.items():
+        folder = tmp_path / name
+        tiny.model(layers=4).save_pretrained(folder / "hub")
+        (folder / "hub" / "tokenizer.json").write_text("{}")
+        (folder / "hub" / "tokenizer_config.json").write_text("{}")
+        if template is not None:
+            (folder / "hub" / "chat_template.jinja").write_text(template)
+        (folder / "tasks").mkdir()
+        (folder / "tasks" / "own.yaml").write_text(own)
+        (folder / "text.txt").write_text("text")
+        asked = {"tasks": ["own"], "tasks_folder": "tasks", "chat": {"system": "Be brief."}}
+        (folder / "spec.yaml").write_text(yaml.safe_dump({**SPEC, "evaluate": asked}))
+        with hub("maker/teacher", folder / "hub") as (endpoint, _):
+            found[name] = call(folder, endpoint, "-m", "boomspec.commands.cli", "plan", "spec.yaml", "--json")
+    assert found["with"].returncode == 0, found["with"].stderr
+    assert re.search(wording("asking.no_template"), found["without"].stdout)
+    assert "evaluate.chat" in found["without"].stdout

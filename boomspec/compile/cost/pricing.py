@@ -77,7 +77,7 @@ def priced(nodes: dict[str, Node], sources: dict[str, Source], facts: dict[str, 
             price = once(key, partial(cost, node, known), record, node.execution, *known.values())
         except UnknownCostError as error:
             price = Cost(unknown=str(error))
-        found[task_id] = Node(node.task, node.name, node.execution, price, node.after)
+        found[task_id] = replace(node, cost=price)
     return found
 
 
