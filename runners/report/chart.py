@@ -224,7 +224,7 @@ def labelled(places: Mapping[float, str], **axis: Any) -> Spec:
     at = list(places)
     names, values = (json.dumps(one, allow_nan=False) for one in ([places[place] for place in at], at))
     found = f"{names}[indexof({values}, datum.value)]"
-    return {"values": at, "labelExpr": found, "labelOverlap": "greedy", **axis}
+    return {"values": at, "labelExpr": found, "labelOverlap": "greedy", "labelSeparation": 6, **axis}
 
 
 # --- what is made of a figure ----------------------------------------------------------------------

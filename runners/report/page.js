@@ -103,7 +103,7 @@ function layersOf(size) {
   const many = (count, whose) => `${count} ${count === 1 ? "layer" : "layers"} of the ${whose}`;
   const says = [many(own, "student"), many(size.plan.length - own, "teacher")];
   return make("figure", { class: "layers" },
-    make("div", { class: "blocks" + (blocks.length > 24 ? " narrow" : ""), role: "img", "aria-label": says.join(", ") }, ...blocks),
+    make("div", { class: "blocks" + (blocks.length > 30 ? " narrow" : blocks.length > 12 ? " many" : ""), role: "img", "aria-label": says.join(", ") }, ...blocks),
     make("figcaption", {}, make("b", { class: "student" }), ` ${says[0]}  `, make("b", { class: "teacher" }), ` ${says[1]}`));
 }
 

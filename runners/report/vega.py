@@ -1,7 +1,7 @@
 """Turn figures into PNG, SVG and PDF, and give the library that draws them on a page: Vega, Vega-Lite and Vega-Embed.
 
-Both are vl-convert's, which runs the libraries without a browser or a network and brings its fonts along: the same
-figure gives the same bytes.
+Both are vl-convert's, which runs the libraries without a browser or a network and brings its fonts along, for machines
+that have none of these names. The same figure gives the same bytes where the fonts are the same.
 """
 
 import os

@@ -213,7 +213,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         entries.append(Entry(row["name"], colors[row["name"].partition(",")[0]], *look, size=3.5))
         found = zip(row["layers"], row["losses"], strict=True)
         marks += [{"series": row["name"], "x": layers, "y": loss} for layers, loss in found]
-    x = quantity("x", *reach([mark["x"] for mark in marks], 0.03), bottom("layers"))
+    x = quantity("x", *reach([mark["x"] for mark in marks], 0.03), bottom("layers", tickMinStep=1, format="d"))
     y, looks = upright(*reach([mark["y"] for mark in marks])), Looks(entries)
     panel = Panel((lines(marks, looks, x, y), points(marks, looks, x, y)))
     label = "held-out loss, nats per token   (↓ better)"
