@@ -277,7 +277,7 @@ def _named_sizes(places: Mapping[float, int], x: Spec, y: Spec) -> list[Spec]:
     shown = sorted(places)[::-1][::every][::-1]  # the largest is always among them
     names = {at: str(places[at]) for at in shown}
     if shown:
-        names[shown[-1]] += " layers"
+        names[shown[0]] += " layers"  # the first is the one that always has room
     top = labelled(names, orient="top", title=None, grid=False, domain=False, ticks=False, labelColor=SOFT)
     rows = [{"x": at, "y": y["scale"]["domain"][0]} for at in shown]
     return [layer(unseen, rows, {"x": x, "y": y}), layer(unseen, rows, {"x": {**x, "axis": top}, "y": y})]
