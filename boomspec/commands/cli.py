@@ -26,7 +26,7 @@ _GROUPS = {  # as `boomspec --help` shows them, which loads none
         "lock": "Pin the commits, files and versions that a spec names.",
         "run": "Run a spec; artifacts in the store are reused.",
         "report": "Write the report of the results in the store.",
-        "export": "Write one size as a Hugging Face folder.",
+        "export": "Write sizes as Hugging Face or GGUF models; upload them.",
     },
     "On a cluster": {
         "submit": "Run a spec on a cluster: as a Ray job, by KubeRay or Slurm.",

@@ -24,12 +24,14 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.layers import layers_text, read_layers, teacher_layers
 from boomspec.core.tasks import Evaluate
+from boomspec.models.family_file import size_folders
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
 from runners.assembly.assemble import assemble
 from runners.assembly.gguf_file import check_known
 from runners.cli.export import export, main
 from runners.modeling.family_folder import open_family_folder
+from runners.report.family_card import family_card
 from runners.report.model_card import fence, front_matter_of
 from tests.messages import wording
 from tests.runners import here, tiny
@@ -175,9 +177,7 @@ def test_the_card_and_the_index_of_all_sizes_say_what_each_is_and_what_was_measu
 
 
 def test_a_family_in_one_folder_needs_neither_its_spec_nor_its_store(made, tmp_path):
-    done = call("export", made.spec, "--family", tmp_path / "family")
-    assert done.exit_code == 0, done.output
-    assert f"{tmp_path / 'family' / '5-layers'}: 5 layers, " in done.output
+    export(made.graph, made.store, None, tmp_path / "family", shared=True)
     read = open_family_folder(tmp_path / "family")
     family = boomspec.family(made.spec)
     for member in family.lineage.members:
@@ -216,6 +216,20 @@ def test_every_size_is_written_as_a_gguf_file_with_one_card(made, tmp_path):
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["README.md", "grown-5-layers-q8_0.gguf"]
     export(made.graph, made.store, plan(made, "5 layers"), tmp_path / "one", gguf="f16", force=True)
     assert (tmp_path / "one" / "grown-5-layers-f16.gguf").is_file()
+
+
+def test_the_card_of_a_family_says_where_no_licence_was_found(made):
+    card = made.folder / "base-6L" / "README.md"
+    text = card.read_text()
+    card.unlink()
+    try:
+        sizes = size_folders(made.graph.family)
+        written = family_card(made.graph, sizes, [], kind="family", name="family")
+    finally:
+        card.write_text(text)
+    assert "Licence of the base model: not found" in written
+    assert "license" not in front_matter_of(written)
+    assert wording("export.no_size_measured") in written
 
 
 def test_without_its_package_gguf_is_an_error_that_names_the_extra(made, tmp_path, monkeypatch):

@@ -10,15 +10,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.layers import read_layers, student_layers, teacher_layers
+from boomspec.core.sizes import Lineage, Member
+from boomspec.models.checkpoint import read_header
 from boomspec.models.facts import decoder_name, read_facts, total_parameters
+from boomspec.models.family_file import FamilyFile, size_folders
 from boomspec.models.fit import with_rest
 from boomspec.plan.plan_text import print_family
 from boomspec.spec.experiments import load_spec
 from runners.assembly.assemble import assemble
+from runners.assembly.family_folder import write_family
 from runners.checking.family import try_sizes
 from runners.checking.in_memory import logits
 from runners.checking.tiny import randomise
 from runners.modeling.family import torch_dtype
+from runners.modeling.family_folder import open_family_folder
 from runners.modeling.hidden_states import check_head
 from runners.modeling.models import load, save_weights
 from tests.messages import wording
@@ -110,6 +115,31 @@ def test_the_rest_is_kept_where_it_is_asked_for(whole, tmp_path, tied):
     stored = with_rest(facts, plan, alone.tensors(range(alone.count), tied=alone.tied))
     assert total_parameters(kept.stored) == total_parameters(stored)
     assert {tensor.name for tensor in kept.left_out} == {tensor.name for tensor in facts.left_out}
+
+
+@pytest.mark.parametrize("whole", ["gemma3", "llama4"], indirect=True)
+def test_a_family_in_one_folder_keeps_the_rest_once(whole, tmp_path):
+    teacher, student, folder = tmp_path / "teacher", tmp_path / "student", tmp_path / "family"
+    facts = read_facts(teacher)
+    assemble({"t": teacher}, teacher_layers(KEPT), student, tied=facts.tied)
+    plans = (read_layers("s0 t2 t3 s2") + teacher_layers(range(5, LAYERS)), teacher_layers(range(LAYERS)))
+    members = tuple(Member(i, plan, i + 1, i + 1, tied=i == 1 and facts.tied) for i, plan in enumerate(plans))
+    lineage = Lineage("t", "s", KEPT, members[0], members, rest=True)
+    about = FamilyFile(name="kept", model_type="any", family=lineage.to_json(), counts={"t": LAYERS, "s": 3}, sizes=())
+    sources, sizes = {"t": teacher, "s": student}, size_folders(lineage)
+    write_family(sources, sizes, folder, about, rest=True, fitted={})
+    stored = sum(entry.bytes for shard in (folder / "shards").iterdir() for entry in read_header(shard))
+    once = sum(entry.bytes for entry in (*facts.tensors(range(LAYERS), tied=facts.tied), *facts.left_out))
+    assert once <= stored < 2 * once
+    for name, member in sizes.items():
+        assemble(sources, member.plan, tmp_path / name, tied=member.tied, rest=True)
+        expected = AutoModelForImageTextToText.from_pretrained(tmp_path / name).state_dict()
+        names = json.loads((folder / name / "key_mapping.json").read_text())
+        read = AutoModelForImageTextToText.from_pretrained(folder, subfolder=name, key_mapping=names)
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in read.state_dict().items())
+        decoder = open_family_folder(folder).weights.model(member.plan, tied=member.tied)
+        plain = load(tmp_path / name, dtype=torch.float32)
+        assert torch.equal(logits(decoder, TOKENS_BT), logits(plain, TOKENS_BT))
 
 
 @pytest.mark.parametrize("whole", ["llava"], indirect=True)

@@ -25,6 +25,7 @@ from runners.assembly.seam import mend
 from runners.cli.export import export
 from runners.executor.sharing import sharing
 from runners.modeling.family import load_family, load_member
+from runners.modeling.family_folder import open_family_folder
 from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.models import load_frozen
 from runners.tasks import seam
@@ -281,6 +282,9 @@ def test_sizes_with_weights_of_their_own_are_built_measured_and_exported_as_what
     )
     with pytest.raises(BoomspecError, match=wording("seam.own_weights", layers=3)):
         load_family(graph, store).model("3 layers")
+    export(graph, store, None, tmp_path / "family", shared=True)  # where they are beside the others
+    together = open_family_folder(tmp_path / "family").model("3 layers").state_dict()
+    assert all(torch.equal(together[n], t) for n, t in written.items())
 
     store.discard("interpolate", size.id)
     export(graph, store, text, tmp_path / "again")  # from what was fitted
