@@ -227,7 +227,7 @@ def test_the_card_of_a_family_says_where_no_licence_was_found(made):
         written = family_card(made.graph, sizes, [], kind="family", name="family")
     finally:
         card.write_text(text)
-    assert "Licence of the base model: not found" in written
+    assert wording("export.licence_not_found") in written
     assert "license" not in front_matter_of(written)
     assert wording("export.no_size_measured") in written
 
