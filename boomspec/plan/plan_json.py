@@ -4,51 +4,18 @@
 null, never a guess; `totals` are then lower bounds. Sizes are bytes, times are seconds.
 """
 
-import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from boomspec.compile.compiler import Compiled
-from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Node, Source, TaskGraph
-from boomspec.core.tasks import Tokenize
-from boomspec.models.tokenizer import text_start
+from boomspec.core.graph import Node
 from boomspec.plan.forecast import Clock, Count, Forecast, PlanModel, Seconds, Totals
 from boomspec.plan.plan import Action, RunPlan
 from boomspec.plan.rates import Origin
+from boomspec.plan.text_plan import BlendPlan, TextPlan, blend_plans, text_plans
 from boomspec.plan.transfers import TransferPlan, transfer_plans
 from boomspec.store import Store
-
-
-class FileEntrySummary(PlanModel):
-    """What one entry of data.files gives, each file once; null where it is not known before it is read."""
-
-    entry: str
-    held_out: bool = False
-    files: Count | None = None
-    documents: Count | None = None
-    bytes: Count | None = None
-
-
-class TextPlan(PlanModel):
-    """The text that one tokenize task reads."""
-
-    task: str
-    """The id of the tokenize task."""
-    given: tuple[FileEntrySummary, ...]
-    begins: str
-    """How documents begin, in a sentence."""
-    bos: tuple[str, ...] | None
-    """The tokens that a document begins with; null where only the loaded tokenizer knows."""
-    tokens: Count | None
-    """Training tokens: those that were found, else data.max_tokens."""
-    on_bad_row: Literal["error", "skip"]
-    skipped: dict[str, Annotated[int, Field(ge=1)]] | None = None
-    """Rows without text that were left out, by what was wrong; null before the text is read."""
-    passes: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
-    """How often a training goes through the text, where that is more than once."""
 
 
 class Size(PlanModel):
@@ -137,6 +104,8 @@ class PlanJson(PlanModel):
     experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
     texts: tuple[TextPlan, ...]
     """What each tokenize task reads."""
+    blends: tuple[BlendPlan, ...] = ()
+    """What each blend of such texts is made of."""
     transfers: tuple[TransferPlan, ...]
     """How far the deltas of each weight-delta transfer agree."""
     tasks: tuple[Task, ...]
@@ -185,6 +154,7 @@ def plan_json(
         "pending": compiled.pending,
         "experiments": [{**vars(one), **experiment(one.label)} for one in graph.experiments],
         "texts": text_plans(graph, store),
+        "blends": blend_plans(graph, store),
         "transfers": transfer_plans(graph, store),
         "tasks": [task(node) for node in graph.nodes.values()],
         "totals": forecast.totals,
@@ -196,64 +166,3 @@ def plan_json(
         "warnings": forecast.warnings,
     }
     return PlanJson.model_validate(found).model_dump(mode="json", by_alias=True)
-
-
-def text_plans(graph: TaskGraph, store: Store) -> list[TextPlan]:
-    tasks = ((node, node.task.record) for node in graph.nodes.values())
-    return [_text_plan(record, node, graph, store) for node, record in tasks if isinstance(record, Tokenize)]
-
-
-def _text_plan(record: Tokenize, node: Node, graph: TaskGraph, store: Store) -> TextPlan:
-    inputs = node.task.inputs
-    meta = _meta(store, node.id)
-    given = [found for role in ("text", "held_out") if role in inputs for found in _given(graph.sources[inputs[role]])]
-    tokens = meta["train"]["tokens"] if meta else record.max_tokens
-    begins, bos = _beginning(record, graph.sources.get(inputs.get("tokenizer", "")))
-    readers = [n for n in graph.nodes.values() if tokens and n.task.inputs.get("tokens") == node.id]
-    passes = {reader.name: reader.task.record.text_tokens() / (tokens or 1) for reader in readers}
-    return TextPlan(
-        task=node.id,
-        given=tuple(given),
-        begins=begins,
-        bos=bos,
-        tokens=tokens,
-        on_bad_row=record.on_bad_row or "error",
-        skipped=meta.get("skipped", {} if record.on_bad_row == "skip" else None) if meta else None,
-        # The last document is read whole: less is a matter of rounding.
-        passes={name: times for name, times in passes.items() if times > 1.005},
-    )
-
-
-def _given(source: Source) -> list[FileEntrySummary]:
-    held_out = source.kind == "held_out_text"
-    if entries := source.location.get("entries"):
-        return [FileEntrySummary(**entry, held_out=held_out) for entry in entries]
-    if "hub" in source.identity:
-        return [FileEntrySummary(entry=source.identity["hub"])]
-    files = source.identity.get("files", ())
-    size = sum(file["bytes"] for file in files)
-    documents = len(files) if source.identity.get("format") == "text" else None
-    name = str(source.location.get("name", "files"))
-    return [FileEntrySummary(entry=name, held_out=held_out, files=len(files), documents=documents, bytes=size)]
-
-
-def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[str, ...] | None]:
-    """How documents begin, as a phrase and as tokens."""
-    if record.bos is False or tokenizer is None:
-        return "after an end-of-text token, without a token of their own", ()
-    if record.bos:
-        return "with the beginning-of-sequence token of the teacher's tokenizer (data.bos: true)", None
-    folder = tokenizer.location.get("folder")
-    start = text_start(Path(folder)) if folder is not None else None
-    if start is None:
-        return "as the teacher's tokenizer begins a text", None
-    if start:
-        return f"with {' '.join(start)}, as the teacher's tokenizer begins a text", start
-    return "after an end-of-text token: the teacher's tokenizer puts nothing in front of a text", ()
-
-
-def _meta(store: Store, task: str) -> Any:
-    try:
-        return json.loads(store.read("tokenize", task, "meta.json")) if store.has("tokenize", task) else None
-    except (OSError, ValueError, BoomspecError):
-        return None

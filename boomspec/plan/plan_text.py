@@ -26,7 +26,7 @@ from boomspec.models.fit import described
 from boomspec.plan.changes import listed
 from boomspec.plan.forecast import Forecast, totals
 from boomspec.plan.plan import RunPlan
-from boomspec.plan.plan_json import TextPlan, text_plans
+from boomspec.plan.text_plan import BlendPlan, TextPlan, blend_plans, text_plans
 from boomspec.plan.transfers import TransferPlan, transfer_plans
 from boomspec.store import Store
 
@@ -71,6 +71,8 @@ def print_plan(
         _print_text(console, text)
     if len(texts) > _MOST_TEXTS:
         console.print(f"... and {len(texts) - _MOST_TEXTS:,} more texts")
+    for blend in blend_plans(graph, store)[:_MOST_TEXTS]:
+        _print_blend(console, blend)
     for transfer in transfer_plans(graph, store)[:_MOST_TEXTS]:
         _print_transfer(console, transfer)
     console.print(f"\n[bold]Tasks[/] (store: {store.address})", soft_wrap=True)
@@ -147,7 +149,8 @@ def untied_cost(family: ResolvedFamily) -> str | None:
 
 
 def _print_text(console: Console, text: TextPlan) -> None:
-    console.print("\n[bold]Text[/]")
+    own = text.name.removeprefix("tokenize").strip()
+    console.print(f"\n[bold]Text[/]{f' {escape(own)}' if own else ''}")
     if any(given.files is not None for given in text.given):
         table = _table("text", "", ">files", ">documents", ">bytes")
         for given in text.given:
@@ -156,17 +159,42 @@ def _print_text(console: Console, text: TextPlan) -> None:
             table.add_row(escape(given.entry), "held out" if given.held_out else "", *counts, size)
         console.print(table)
     console.print(f"Documents begin {escape(text.begins)}.")
+    if text.conversations is not None:
+        learned = "the assistant's responses" if text.loss_on == "responses" else "all of them"
+        console.print(f"Conversations ({escape(text.conversations)}); learned of them: {learned}.")
+    _print_counts(console, text)
+    if text.skipped:
+        kinds = escape(", ".join(f"{count:,} {kind}" for kind, count in text.skipped.items()))
+        console.print(f"{sum(text.skipped.values()):,} rows without text were skipped ({kinds}).")
+    elif text.on_bad_row == "skip" and text.skipped is None:
+        console.print("Rows without text will be skipped and counted.")
+
+
+def _print_blend(console: Console, blend: BlendPlan) -> None:
+    console.print(f"\n[bold]Text[/] {escape(blend.name)}")
+    table = _table("part", ">share", ">documents", ">tokens", ">labelled", ">unlabelled")
+    for part in blend.parts:
+        others = None if part.tokens is None or part.labelled is None else part.tokens - part.labelled
+        counts = (part.documents, part.tokens, part.labelled, others)
+        shown_counts = (UNKNOWN if count is None else f"{count:,}" for count in counts)
+        table.add_row(escape(part.name.removeprefix("tokenize").strip()), part.share, *shown_counts)
+    console.print(table)
+    _print_counts(console, blend)
+
+
+def _print_counts(console: Console, text: TextPlan | BlendPlan) -> None:
+    """How many tokens a text has, of which are learned, and how often trainings go through it."""
+    if text.labelled is not None and text.unlabelled is not None and text.tokens is not None:
+        counts = f"{text.labelled:,} are labels, {text.unlabelled:,} inputs only"
+        console.print(f"Of {text.tokens:,} training tokens {counts}.")
+    elif isinstance(text, BlendPlan) or text.loss_on == "responses":
+        console.print("How many of its tokens are labels: known after it is made.")
     by_times: dict[str, list[str]] = defaultdict(list)
     for name, times in text.passes.items():
         by_times[f"{times:.3g}"].append(name)
     for often, names in by_times.items():
         readers = escape(listed(names, most=_MOST_NAMES))
         console.print(f"Of {shown_count(text.tokens or 0)} tokens, read {often} times by: {readers}.")
-    if text.skipped:
-        kinds = escape(", ".join(f"{count:,} {kind}" for kind, count in text.skipped.items()))
-        console.print(f"{sum(text.skipped.values()):,} rows without text were skipped ({kinds}).")
-    elif text.on_bad_row == "skip" and text.skipped is None:
-        console.print("Rows without text will be skipped and counted.")
 
 
 def _print_transfer(console: Console, transfer: TransferPlan) -> None:

@@ -44,13 +44,14 @@ class Count:
     bytes: int = 0
     rows: str = ""
     crc: int = 0  # of the file's bytes
-    labelled: int = 0  # by the mask
+    labelled: int = 0  # by the mask; without one all but B, where the ends of documents are written
     largest: int = -1  # token, where the ends of documents are written
     crcs: dict[str, int] = field(default_factory=dict)  # of the files beside the stream
 
     def size(self, *, masked: bool = False) -> dict[str, Any]:
         found = {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
-        return found | ({"labelled": self.labelled} if masked else {})
+        counted = "labelled" if masked else "labels" if self.largest >= 0 else ""  # the one says that there is a mask
+        return found | ({counted: self.labelled} if counted else {})
 
     def read(self) -> dict[str, Any]:
         return {"documents": self.documents, "sha256": self.rows or hashlib.sha256().hexdigest()}
@@ -142,6 +143,9 @@ class TokenWriter:
         `row`: what it was read from, for the digest of the rows; `size`: bytes of the text that it holds.
         """
         count = self.counts[split]
+        if labels is None and self.ends:  # only counted
+            hidden = [token for token in self.prefix if token != self.eos]
+            count.labelled += int((~np.isin(tokens, hidden)).sum())
         if self.follows_eos and not count.documents:  # every document follows an EOS
             tokens = np.concatenate([np.asarray([self.eos], self.dtype), tokens.astype(self.dtype)])
             labels = None if labels is None else np.concatenate([[False], labels])

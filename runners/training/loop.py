@@ -244,7 +244,8 @@ class _Training:
         self, step: int, tokens: Tensor, loss: MicroLoss, *, graded: bool = True
     ) -> Generator[Turn, None, tuple[float, dict[str, float]]]:
         """Add up the gradients (where they are wanted) and losses of the micro batches of one batch."""
-        count = int(self.is_label(tokens_of(tokens[:, 1:])).sum())
+        # A batch may have no label at all, where only responses are learned: its gradients are 0.
+        count = max(1, int(self.is_label(tokens_of(tokens[:, 1:])).sum()))
         sums: dict[str, Tensor] = {}
         blocks, began = self.group.micro_batches(tokens, self.context.training.micro_batch), time.monotonic()
         with casts_kept():  # weights are cast once a step, not for each micro batch

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.text_files import parquet_rows
 from boomspec.core.tasks import Tokenize
-from boomspec.plan.plan_json import TextPlan, plan_schema, text_plans
+from boomspec.plan.plan_json import plan_schema
+from boomspec.plan.text_plan import TextPlan, text_plans
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
 from runners.report.run_notes import notes_of

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.tasks import Blend, Conversations, Tokenize, TrainTokenizer
+from boomspec.plan.text_plan import blend_plans, text_plans
+from boomspec.spec.experiments import load_spec
+from boomspec.store import FolderStore
 from runners.data.token_writer import TokenWriter
 from runners.data.tokens import TokenStream
 from runners.evaluation.held_out import text_bytes
@@ -20,6 +24,7 @@ from runners.modeling.labels import PADDING, inputs_of, with_labels
 from runners.runtime.context import Context
 from runners.runtime.job import Input
 from runners.tasks import blend, tokenize
+from tests.boomspec.test_cli import call
 from tests.messages import wording
 from tests.runners import corpora
 from tests.runners.chats import answer, tokenizer, user
@@ -215,3 +220,69 @@ def test_the_bytes_of_a_cut_are_those_of_its_labels(sft: Path) -> None:
     found = text_bytes(stream.tokens[:cut], eos=stream.eos, tokenizer=own, labels=labels[1:cut])
     kept = stream.tokens[:cut][labels[:cut]].tolist()
     assert found == len(own.decode([token for token in kept if token != stream.eos]).encode())
+
+
+SPEC = """
+boomspec: 1
+name: chats
+teacher:
+  pretrain:
+    {layers: 4, hidden_size: 16, intermediate_size: 32, attention_heads: 2, tokens: 4096, batch_tokens: 256,
+     tokenizer: {vocabulary: 280, train_on: 10KB}}
+student: {keep: [0, 2]}
+data:
+  sequence_length: 32
+  held_out: {every: 6}
+  sources:
+    web: {files: web.jsonl}
+    sft: {files: sft.jsonl, messages: messages, loss_on: responses, chat_template: chat.jinja}
+  blend: {web: 1k, sft: 2k}
+distill: {tokens: 4096, batch_tokens: 256}
+evaluate: {held_out: {}}
+"""
+CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
+CHAT += "{% if add_generation_prompt %}assistant: {% endif %}"
+
+
+def test_a_plan_counts_labels_and_inputs_exactly_once_the_text_is_there(tmp_path: Path) -> None:
+    corpora.write_jsonl(tmp_path / "web.jsonl", [{"text": f"plain text number {i}. " * 4} for i in range(80)])
+    corpora.write_jsonl(tmp_path / "sft.jsonl", ROWS)
+    (tmp_path / "chat.jinja").write_text(CHAT)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    graph, store = compile_experiments([load_spec(tmp_path / "spec.yaml")]).graph, FolderStore(tmp_path / "store")
+    before = {text.name: (text.labelled, text.loss_on, text.conversations) for text in text_plans(graph, store)}
+    assert before == {"tokenize web": (None, "all", None), "tokenize sft": (None, "responses", "messages")}
+    [mixed] = blend_plans(graph, store)
+    assert (mixed.tokens, mixed.labelled) == (3000, None)
+    assert {part.name: part.share for part in mixed.parts} == {
+        "tokenize web": "1000 tokens",
+        "tokenize sft": "2000 tokens",
+    }
+    streams = {}
+    for node in graph.nodes.values():
+        if node.task.kind in ("tokenize", "blend"):
+            body = {"tokenize": tokenize, "blend": blend}[node.task.kind]
+            with store.workspace(node.task.kind, node.id) as workspace:
+                inputs = {
+                    role: Input(i, source=graph.sources[i])
+                    if i in graph.sources
+                    else Input(i, path=streams[i].file.parent)
+                    for role, i in node.task.inputs.items()
+                }
+                body.run(Context(node.task.record, inputs, workspace.path, tmp_path / "resume" / node.id))
+                store.publish(workspace, node.task.kind, node.id, node.task.identity(), {})
+            streams[node.id] = TokenStream(store.path(node.task.kind, node.id))
+    for text in text_plans(graph, store):
+        stream = streams[text.task]
+        counted = int(stream.labels(1, len(stream)).sum())  # every document begins behind an end-of-text
+        assert (text.tokens, text.labelled, text.unlabelled) == (len(stream), counted, len(stream) - counted)
+    [mixed] = blend_plans(graph, store)
+    stream = streams[mixed.task]
+    assert mixed.labelled == int(stream.labels(0, len(stream)).sum()) == sum(part.labelled or 0 for part in mixed.parts)
+    assert mixed.unlabelled == len(stream) - mixed.labelled
+    for part in mixed.parts:
+        assert (part.tokens or 0) >= {"tokenize web": 1000, "tokenize sft": 2000}[part.name]
+    output = " ".join(call("plan", tmp_path / "spec.yaml", "--store", tmp_path / "store").output.split())
+    counts = {"labelled": f"{mixed.labelled:,}", "unlabelled": f"{mixed.unlabelled:,}"}
+    assert wording("chat_data.counted", tokens=f"{mixed.tokens:,}", **counts) in output
+    assert wording("chat_data.learned") in output

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -296,3 +297,42 @@ def test_items_of_the_stdlib_task_come_from_held_out_files_and_are_always_the_sa
         assert {len(choice) for choice in item["choices"]} == {utils.CONTINUATION}
         text = item["context"] + item["choices"][item["label"]]
         assert any(text in files[i] for i in range(0, len(files), utils.HELD_OUT_EVERY))
+
+
+def test_of_a_stream_with_a_mask_its_labels_alone_are_measured_the_ends_of_turns_among_them(artifact, tokens, tmp_path):
+    masked, stream = tmp_path / "masked", stream_of(tokens)
+    shutil.copytree(tokens, masked)
+    labels = np.random.default_rng(0).random(len(stream)) < 0.4
+    labels[stream.index(EOS, 1)] = True
+    np.packbits(labels, bitorder="little").tofile(masked / "held_out.labels")
+    meta = json.loads((masked / "meta.json").read_text())
+    meta["held_out"] |= {"labelled": int(labels.sum()), "bytes": 100}
+    (masked / "meta.json").write_text(json.dumps(meta))
+    inputs = {"model": Input("m", artifact), "tokens": Input("t", masked)}
+    measured = run(tmp_path / "out", HeldOut(sequence_length=LENGTH, max_tokens=None), inputs)["results"]["held_out"]
+    model = load_frozen(artifact / "model", dtype=torch.float32)
+    losses = []
+    for start in range(0, len(stream) - 1, LENGTH):
+        window = torch.tensor(stream[start : start + LENGTH + 1])
+        log_p_TV = torch.log_softmax(model(window[None, :-1]).logits[0].double(), dim=-1)
+        losses += [-log_p_TV[i, t].item() for i, t in enumerate(window[1:].tolist()) if labels[start + 1 + i]]
+    assert len(losses) == labels[1:].sum()
+    assert measured["loss,none"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert measured["bits_per_byte,none"] == pytest.approx(sum(losses) / math.log(2) / 100, rel=1e-5)
+
+
+@pytest.mark.parametrize("prefix", [(), (7,), (EOS,), (7, 8)])
+def test_the_labels_of_a_window_are_its_own_next_tokens(prefix):
+    rng = np.random.default_rng(1)
+    stream, labels = rng.integers(1, 12, size=203), rng.random(203) < 0.5
+    windows = list(held_out._batches(stream, prefix, 16, 3, padding=EOS))
+    hidden = np.where(labels, stream, -100)
+    rows = list(held_out._batches(hidden, prefix, 16, 3, padding=-100, of=stream))
+    counted = 0
+    for window_BS, label_BS in zip(windows, rows, strict=True):
+        assert window_BS.shape == label_BS.shape
+        shown = label_BS[:, 1:] != -100
+        assert torch.equal(label_BS[:, 1:][shown], window_BS[:, 1:][shown])
+        counted += int(shown.sum())
+    # A beginning of the stream that a window has anyway, and the first token without one, are inputs only.
+    assert labels.sum() - counted <= (0 if not prefix else sum(stream == prefix[0])) + (not prefix)
