@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from runners.executor.ready import Ready
 from runners.modeling.models import load_frozen
 from runners.report.collect import collect
 from runners.report.deployment import texts_side_by_side
+from runners.report.page import write_page
 from runners.runtime.context import Context
 from runners.tasks import speed, texts
 from runners.verify.choose import choose
@@ -184,6 +186,28 @@ def test_the_report_has_texts_side_by_side_and_three_pictures_of_one_family(fami
     assert all({"loss", "step"} <= step.keys() for step in curves.steps)
     assert {row["model"] for row in content["during"]} == {"student", "3 layers"}
     assert (folder / "figures" / "during-student.png").stat().st_size > 0
+
+
+def test_a_page_with_speeds_of_two_machines_says_that_they_cannot_be_compared(family, tmp_path: Path) -> None:
+    graph, store = family
+    node = next(node for node in graph.nodes.values() if node.task.kind == "report")
+    kinds = {i: made.task.kind for i, made in graph.nodes.items()}
+    moved = tmp_path / "speed"
+    shutil.copytree(store.path("speed", node.task.inputs["teacher/:speed"]), moved)
+    found = json.loads((moved / speed.SPEED).read_text())
+    (moved / speed.SPEED).write_text(json.dumps({**found, "device": "Another CPU"}))
+
+    def own(role: str) -> Path:
+        return store.path(kinds[node.task.inputs[role]], node.task.inputs[role])
+
+    of_two = collect(node.task.record, lambda role: moved if role == "teacher/:speed" else own(role))
+    assert {machine.partition(" with")[0] for machine in of_two.machines} == {found["device"], "Another CPU"}
+    (tmp_path / "figures").mkdir()
+    pages = [
+        write_page(tmp_path, study, title="x", figures=tmp_path / "figures").read_text()
+        for study in (of_two, collect(node.task.record, own))
+    ]
+    assert [wording("deployment.several_machines") in page for page in pages] == [True, False]
 
 
 def test_nothing_else_runs_while_the_speed_is_measured(family) -> None:
