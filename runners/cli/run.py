@@ -304,4 +304,6 @@ class _Run:
         if counts["interrupted"]:
             yield "interrupted: the same command continues from here"
         if report is not None:
+            with suppress(OSError):  # of an earlier boomspec's report there is none
+                yield "\n" + (report.parent / "summary.txt").read_text(encoding="utf-8")
             yield f"report: {report}"

@@ -22,6 +22,7 @@ from boomspec.core.tasks import Comparison, Report
 from boomspec.store import Store
 from runners.report import tables
 from runners.report.chart import DARK, INK, LIGHT, SMALL, WIDTH, Figure, interactive, sample
+from runners.report.closing import SUMMARY, closing
 from runners.report.collect import collect
 from runners.report.compare import against_references
 from runners.report.cost_figures import cost_figure
@@ -265,6 +266,7 @@ def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict
     folder.mkdir(parents=True, exist_ok=True)
     notes = notes_of(graph, store, failures, several=bool(study.axes))
     sizes = sizes_of(study, known_families(graph), run_folder.name, store_options(store))
+    (folder / SUMMARY).write_text(closing(study, sizes), encoding="utf-8")
     return write_page(folder, study, title=graph.name, figures=folder, notes=notes, sizes=sizes)
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from boomspec.store import FolderStore, Store
+from runners.report.closing import closing
 from runners.report.collect import collect
 from runners.report.compare import baseline_gains
 from runners.report.figures import size_figure
 from runners.report.findings import findings, outcome
 from runners.report.page import publish_run
 from runners.report.run_notes import opening
+from runners.report.sizes import sizes_of
 from runners.report.vega import library
 from runners.runtime.context import Context
 from runners.runtime.job import Input
@@ -276,3 +278,20 @@ def test_the_report_task_gives_the_same_bytes_again_and_knows_no_run(store, tmp_
 def test_what_a_spec_tells_an_editor_is_no_part_of_its_question():
     spec = "# yaml-language-server: $schema=boomspec.schema.json\n# Does it\n# grow?\n#\n# Yes.\nboomspec: 1\n# no\n"
     assert opening(spec) == ["Does it grow?", "Yes."]
+
+
+def test_a_run_ends_with_its_sizes_the_headline_and_a_command_in_80_columns(store):
+    results = results_of(Family(store))
+    text = closing(results, sizes_of(results))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    first, *rows = text.splitlines()
+    assert first.split()[:3] == ["size", "parameters", "of"]
+    values = [line.split()[-2] for line in rows[:5]]
+    assert values == ["3.750", "3.700", "3.600", "3.450", "3.300"]
+    assert "quiz acc" in first
+    assert outcome(results).split(",")[0] in text.replace("\n", " ")
+    entry = {
+        "label": "",
+        "sizes": [{"kind": "interpolated", "values": [], "export": "boomspec export tiny '5 layers' x"}],
+    }
+    assert closing(results, [entry]).rstrip().endswith("boomspec export tiny '5 layers' x")
