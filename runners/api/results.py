@@ -65,6 +65,8 @@ def axis_of(study: Study, name: str, label: Label) -> Axis:
     if name not in known:  # a measure's own name may have a blank
         measure, metric = next(((m, name.removeprefix(f"{m} ")) for m in known if name.startswith(f"{m} ")), (name, ""))
     if measure not in known:
+        if lost := [missing for _, missing in study.missing if missing.measure == measure]:
+            raise BoomspecError(f"{measure} has no result yet: {lost[0].reason}", hint="boomspec run, with its spec")
         names = [*COSTS, *known, *speeds]
         hint = did_you_mean(name, names) or f"there are {', '.join(names)}"
         raise BoomspecError(f"nothing was measured that is called '{name}'", hint=hint)

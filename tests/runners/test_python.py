@@ -44,7 +44,7 @@ from runners.assembly.assemble import assemble
 from runners.cli.export import export
 from runners.modeling import family as modeling
 from runners.report.page import publish_run
-from runners.report.study import Row, Study, Text, Trial, Written
+from runners.report.study import Missing, Row, Study, Text, Trial, Written
 from runners.report.study import Size as Place
 from tests.messages import wording
 from tests.runners.experiments import Experiments, Made
@@ -325,6 +325,14 @@ def test_a_tokenizer_without_a_chat_template_cannot_chat(family):
 def test_what_was_not_measured_is_no_axis(family, axes, message):
     with pytest.raises(BoomspecError, match=message):
         family.pareto(*axes)
+
+
+def test_what_has_not_been_measured_yet_is_said_to_be_so():
+    cell = Cell(series="student", layers=1, parameters=1, bytes=1, measure="gsm8k", input="student/gsm8k")
+    lost = Missing(cell, Place(1), "gsm8k", "it has not been run")
+    study = Study([Trial("", {}, {cell: Place(1)}, (), (lost,))], {})
+    with pytest.raises(BoomspecError, match=wording("python.no_result_yet")):
+        axis_of(study, "gsm8k", lambda cell: "1 layers")
 
 
 def frontier(*values: tuple[float, float]) -> list[int]:
