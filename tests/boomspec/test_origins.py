@@ -36,6 +36,8 @@ OF_THE_HUB = {
     *(("student", name) for name in ("model", "revision", "trust_remote_code")),
     *(("student", "transfer", role, name) for role in ("from_", "base") for name in ("model", "revision")),
     *(("data", name) for name in ("dataset", "config", "split", "revision", "format", "corpus", "text_field")),
+    # Of rows that are conversations: see test_chat_specs.py.
+    *(("data", name) for name in ("messages", "tools", "prompt", "response", "chat_template", "loss_on")),
     ("interpolate", "singletons"),  # for blocks of one layer
     ("distill", "faithful", "kl_on_padding"),  # goes with padding
     # Goes with losses of logits alone: see below.
