@@ -128,7 +128,7 @@ def test_settings_are_merged_over_those_of_a_task() -> None:
     greedy = Generation(temperature=0).over({**own, "do_sample": True, "temperature": 1.0})
     assert greedy == {"until": ["Q:"], "do_sample": False, "temperature": 0, "max_new_tokens": 100}
     assert Generation.of(found) == Generation(temperature=0.7, top_p=0.5, top_k=20, max_tokens=64, stop=("A:",))
-    assert Generation.of({"do_sample": True}).temperature == 1.0
+    assert Generation.of({"do_sample": True, "top_k": -1}) == Generation(temperature=1.0, max_tokens=256)
     assert Generation.of(own) == Generation(temperature=0, top_p=0.5, max_tokens=100, stop=("Q:",))
 
 

@@ -48,7 +48,8 @@ class Generation(Strict):
         temperature = float(given.get("temperature", 0.0)) if sampled(own) else 0.0
         if sampled(own) and not temperature:
             temperature = 1.0
-        whole = {"top_k": int(given["top_k"])} if "top_k" in given else {}
+        most = int(given.get("top_k", 0))
+        whole = {"top_k": most} if most > 0 else {}  # 0 and -1 are others' ways to say all
         others = {name: float(value) for name, value in given.items() if name not in ("temperature", "top_k")}
         return cls(temperature=temperature, max_tokens=budget(own), stop=stops, **others, **whole)
 
