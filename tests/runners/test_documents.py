@@ -17,19 +17,21 @@ from transformers import AttentionInterface
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.layers import STUDENT, TEACHER, read_layers
 from boomspec.core.losses import Losses
-from boomspec.core.tasks import Calibration, Distill, During, Evaluate, HeldOut
+from boomspec.core.tasks import BlockStates, Calibration, Distill, During, Evaluate, HeldOut, TeacherOutputs, TopTokens
 from boomspec.models.facts import read_facts
 from boomspec.models.packing import refuse_apart
 from boomspec.store import FolderStore
 from runners.blockwise.layer import embedding, lone_layer
+from runners.blockwise.states import StoredStates
 from runners.data.tokens import TokenStream
 from runners.modeling.documents import BEGINS, marked, marks_of, tokens_of
-from runners.modeling.hidden_states import capture, check_apart, trunk
+from runners.modeling.hidden_states import LMHead, capture, check_apart, trunk
 from runners.modeling.labels import inputs_of, without_label
 from runners.modeling.shared_forward import SharedForward
 from runners.search.calibration import calibration_batches
-from runners.tasks import distill, evaluate
+from runners.tasks import block_states, distill, evaluate, teacher_outputs
 from runners.tasks.distill import distillation_loss
+from runners.training.output_files import StoredRows
 from tests.messages import wording
 from tests.runners import small, tiny
 
@@ -275,6 +277,25 @@ def test_a_distillation_trains_on_documents_apart(tokens: Path, tmp_path: Path) 
     assert found[True][1] == pytest.approx(held_out_alone(student, tokens), rel=1e-5)
     assert abs(found[False][1] - found[True][1]) > 1e-4
     assert found[False][2] != found[True][2]  # so are the states compared
+
+
+def test_what_is_stored_of_a_teacher_is_of_documents_apart(tokens: Path, tmp_path: Path) -> None:
+    teacher = tiny.model("gpt2")
+    teacher.save_pretrained(tmp_path / "teacher" / "model")
+    inputs_BT = inputs_of(batch_of(tokens)[:, :-1])
+    with torch.no_grad(), capture(teacher, [1]) as states:
+        log_p_BTV = LMHead(teacher)(trunk(teacher, inputs_BT)).log_softmax(-1)
+    rows = TokenStream(tokens).windows(LENGTH)
+    text: dict[str, Any] = {"seed": 0, "sequence_length": LENGTH, "isolate": True, "precision": "fp32"}
+    folders = {"teacher": tmp_path / "teacher", "tokens": tokens}
+    record = TeacherOutputs(stored=TopTokens(k=4), rows=rows, **text)
+    outputs = tiny.context(tmp_path / "outputs", record, **folders)
+    teacher_outputs.run(outputs)
+    found = StoredRows(outputs.path)(range(ROWS), torch.device("cpu"))
+    assert torch.equal(found.ids, log_p_BTV.topk(4, dim=-1).indices)
+    boundary = tiny.context(tmp_path / "states", BlockStates(layer=2, sequences=rows, **text), **folders)
+    block_states.run(boundary)
+    torch.testing.assert_close(StoredStates(boundary.path).rows(range(ROWS)), states[1], rtol=1e-5, atol=1e-5)
 
 
 def test_attention_without_masks_is_given_the_documents_lengths(tokens: Path) -> None:
