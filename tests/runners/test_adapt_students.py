@@ -21,8 +21,7 @@ from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore
 from runners.assembly.assemble import assemble
 from tests.runners import small, tiny
-from tests.runners.lm_eval_tasks import WRITTEN, row, task
-from tests.runners.test_chat_evaluation import artifact
+from tests.runners.lm_eval_tasks import WRITTEN, chat_model, row, task
 
 COPIED, PRUNED = [0, 2, 4, 5], [1, 3]  # every second layer, and the last two
 SPEC = """\
@@ -46,7 +45,7 @@ execution: {store: store}
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher, and a student that was moved away from it at random."""
     folder = tmp_path_factory.mktemp("pair")
-    shutil.move(artifact(folder / "made") / "model", folder / "teacher")
+    shutil.move(chat_model(folder / "made") / "model", folder / "teacher")
     tiny.model("qwen3", layers=6, tie_word_embeddings=True, use_sliding_window=False).save_pretrained(
         folder / "teacher"
     )
