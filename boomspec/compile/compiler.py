@@ -22,7 +22,7 @@ from boomspec.compile.baselines import add_interpolated, baselines
 from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check_against, check_complete, together
 from boomspec.compile.cost.pricing import priced
-from boomspec.compile.deployment import add_deployed, with_prompts
+from boomspec.compile.deployment import add_deployed, check_texts, with_prompts
 from boomspec.compile.family import EvaluatedModel, ResolvedFamily, caches_of, kept_layers, patched_sets, resolve_family
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.lm_eval.sources import generates
@@ -153,6 +153,7 @@ def _compile(file: SpecFile, answers: Answers, *, guess: bool = False) -> Builde
     check_against(file, facts)
     records.evaluations(file)  # an unknown task is an error now, not after a search
     check_tasks(file, facts)
+    check_texts(file)
     other = other_experiment(build, partial(_compile, answers=answers, guess=guess))
     build.kept = kept = _kept(build, facts, other)
     if kept is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
 from boomspec.compile.family import EvaluatedModel
+from boomspec.compile.lm_eval.template import template_of
 from boomspec.compile.places import resolve_path
 from boomspec.core.tasks import Cell, Texts
 from boomspec.spec.spec_file import SpecFile, memoized_for
@@ -23,6 +24,19 @@ def with_prompts(file: SpecFile) -> SpecFile:
     update = {"file": None, "prompts": _read(file, evaluate.texts.file)}
     asked = evaluate.model_copy(update={"texts": evaluate.texts.model_copy(update=update)})
     return replace(file, spec=file.spec.model_copy(update={"evaluate": asked}))
+
+
+def check_texts(file: SpecFile) -> None:
+    """Raise SpecError where prompts are to be turns of a chat, and the teacher's tokenizer has no chat template."""
+    texts = file.spec.evaluate.texts if file.spec.evaluate is not None else None
+    if texts is None or not texts.with_chat:
+        return
+    template = template_of(file)
+    if template is not None and not template.text:
+        asked = {"system": texts.system, "template": texts.template, "chat": texts.chat is True}
+        name = next(name for name, given in asked.items() if given)
+        hint = "leave it out: the prompts are then text that goes on"
+        raise file.error_at((*_PLACE, name), "the teacher's tokenizer has no chat template", hint)
 
 
 @memoized_for("evaluate")

@@ -63,6 +63,7 @@ def test_a_speed_takes_a_whole_gpu(specs: Writer) -> None:
         ({"evaluate.texts": {"file": "nowhere.txt"}}, wording("deployment.no_file")),
         ({"evaluate.texts": {"file": "bad.jsonl"}}, wording("deployment.no_field")),
         ({"evaluate.texts": {"prompts": ["a"], "chat": False, "system": "b"}}, wording("deployment.no_system")),
+        ({"evaluate.texts": {"prompts": ["a"], "system": "b"}}, wording("deployment.no_chat")),
         ({"evaluate.speed": {}, "execution.speed": {"gpus": 0.5}}, wording("deployment.whole_gpu")),
         ({"execution.speed": {"gpus": 1}}, wording("deployment.not_asked")),
     ],
