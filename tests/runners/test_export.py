@@ -24,6 +24,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.layers import layers_text, read_layers, teacher_layers
 from boomspec.core.tasks import Evaluate
+from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.family_file import size_folders
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
@@ -134,6 +135,9 @@ def test_the_command_writes_a_folder_that_transformers_loads(made, tmp_path):
     assert (written["layers"], written["plan"]) == (4, "s0 s1 t4 t5")  # the spec asks for 5 layers only
     model = AutoModelForCausalLM.from_pretrained(target)
     assert sum(p.numel() for p in model.parameters()) == written["parameters"]
+    # What else reads Hugging Face folders (vLLM, which is not here) goes by these.
+    assert json.loads((target / "config.json").read_text())["architectures"] == [type(model).__name__]
+    assert set(read_checkpoint(target)) == set(model.state_dict())
     folders = {"t": made.folder / "base-6L", "s": made.store.path("distill", made.graph.family.student) / "model"}
     assemble(folders, read_layers("s0 s1 t4 t5"), tmp_path / "expected", tied=False)
     assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tmp_path / "expected")))

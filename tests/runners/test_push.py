@@ -102,6 +102,19 @@ def test_it_shows_first_and_uploads_when_it_is_told_to_and_goes_on_where_it_stop
     assert sum(".layers." in name for name in torch.load(tmp_path / "student.pt")) == 9 * len(KEPT)
 
 
+@pytest.mark.parametrize(("answer", "uploaded"), [("n", False), ("y", True)])
+def test_a_person_at_a_terminal_is_asked(family, hub, answer, uploaded):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "boomspec.commands.cli", "export", family, "--push", "lab/asked", "--public"]
+    os.write(ours, f"{answer}\n".encode())
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(hub, hub.token), stdin=theirs)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, done.stderr
+    assert "Upload? [y/N]" in done.stdout
+    assert hub.private == ({"lab/asked": False} if uploaded else {})
+
+
 def test_what_is_wrong_is_said_in_one_line_before_anything_is_sent(family, hub):
     hub.private["me/open"] = False
     hub.private["me/closed"] = True
