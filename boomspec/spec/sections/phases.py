@@ -64,8 +64,8 @@ def names(phases: Sequence[PhaseSpec]) -> tuple[str, ...]:
     sources = Counter(phase.data for phase in phases if isinstance(phase.data, str))
     found = []
     for number, phase in enumerate(phases, start=1):
-        source = phase.data if isinstance(phase.data, str) and sources[phase.data] == 1 else None
-        found.append(phase.name or source or str(number))
+        source = phase.data if isinstance(phase.data, str) and sources[phase.data] == 1 else ""
+        found.append(phase.name or (str(number) if source.isdecimal() else source) or str(number))
     return tuple(found)
 
 
