@@ -23,6 +23,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.json_text import json_text
 from boomspec.core.layers import STUDENT, TEACHER, layers_text
 from boomspec.core.sizes import Member
+from boomspec.core.tasks import Tokenize
 from boomspec.models.facts import read_facts
 from boomspec.models.family_file import CARD, FAMILY_FILE, INDEX_FILE, FamilyFile, size_folders
 from boomspec.models.folder import CONFIG
@@ -92,6 +93,22 @@ def export(
             _write_size(graph, store, plan, folder, target.name)
         else:
             _write_all(graph, store, folder, target.name, shared=shared)
+        if gguf is None:
+            _add_chat_template(graph, folder)
+
+
+def _add_chat_template(graph: TaskGraph, folder: Path) -> None:
+    """Give every tokenizer below a folder the chat template by which the student's text was rendered.
+
+    It is that of the teacher's tokenizer, which is there, unless the data brought one.
+    """
+    from runners.data.chat import add_template
+
+    records = (node.task.record for node in graph.nodes.values())
+    chats = (record.chat for record in records if isinstance(record, Tokenize) and record.chat is not None)
+    if (template := next((chat.template for chat in chats if chat.template is not None), None)) is not None:
+        for config in sorted(folder.rglob("tokenizer_config.json")):
+            add_template(config.parent, template)
 
 
 def _write_size(graph: TaskGraph, store: Store, plan: str, folder: Path, name: str) -> None:

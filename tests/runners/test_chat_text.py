@@ -12,6 +12,7 @@ import torch
 from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution, TrainingOptions
+from boomspec.core.graph import Source
 from boomspec.core.tasks import Blend, Conversations, Tokenize, TrainTokenizer
 from boomspec.plan.text_plan import blend_plans, text_plans
 from boomspec.spec.experiments import load_spec
@@ -286,3 +287,46 @@ def test_a_plan_counts_labels_and_inputs_exactly_once_the_text_is_there(tmp_path
     counts = {"labelled": f"{mixed.labelled:,}", "unlabelled": f"{mixed.unlabelled:,}"}
     assert wording("chat_data.counted", tokens=f"{mixed.tokens:,}", **counts) in output
     assert wording("chat_data.learned") in output
+
+
+@pytest.mark.parametrize("chat", [None, RESPONSES], ids=["text", "conversations"])
+def test_a_streamed_data_set_goes_on_in_the_shard_where_it_stopped(
+    tmp_path: Path, model: Path, monkeypatch, chat
+) -> None:
+    """What was read before is not read again: its shards are no longer what they were."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    rows = ROWS if chat else [{"text": f"plain text number {i}. " * 4} for i in range(60)]
+    shards = [corpus / f"train-{number:05}.jsonl" for number in range(6)]
+    for number, shard in enumerate(shards):
+        shard.write_text("".join(json.dumps(row) + "\n" for row in rows[number * 10 : number * 10 + 10]))
+    identity = {"hub": str(corpus), "revision": None, "config": None, "split": "train"}
+
+    def streamed(name: str) -> Context[Tokenize]:
+        record = corpora.record(train_tokenizer=None, chat=chat, held_out_every=6, skip=3)
+        inputs = {"text": Source("hub_dataset", identity, {}), "tokenizer": corpora.tokenizer_source(model)}
+        made = corpora.context(tmp_path / name, record, **inputs)
+        return replace(made, execution=Execution(training=TrainingOptions(checkpoint_seconds=0.0)))
+
+    whole = streamed("whole")
+    tokenize.run(whole)
+    monkeypatch.setattr(tokenize, "_BATCH_DOCUMENTS", 4)
+    kept, writes = TokenWriter.append, 0
+
+    def append(self: TokenWriter, *given: Any, **named: Any) -> None:
+        nonlocal writes
+        if (writes := writes + 1) == 38:  # in the fifth shard
+            raise KeyboardInterrupt
+        kept(self, *given, **named)
+
+    monkeypatch.setattr(TokenWriter, "append", append)
+    killed = streamed("killed")
+    with pytest.raises(KeyboardInterrupt):
+        tokenize.run(killed)
+    for shard in shards[:3]:
+        shard.write_text(shard.read_text().replace("question", "zuestion").replace("plain", "zlain"))
+    for left in list(killed.path.iterdir()):  # as the executor does
+        left.rename(tmp_path / f"left-{left.name}")
+    tokenize.run(killed)
+    names = sorted(path.name for path in whole.path.iterdir() if path.is_file())
+    assert all((whole.path / name).read_bytes() == (killed.path / name).read_bytes() for name in names)

@@ -7,7 +7,7 @@ the distilled one, and evaluations of three models with numbers made up.
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.layers import layers_text, read_layers, teacher_layers
-from boomspec.core.tasks import Evaluate
+from boomspec.core.tasks import Conversations, Evaluate, Tokenize
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.family_file import size_folders
 from boomspec.spec.experiments import load_spec
@@ -441,3 +441,18 @@ def test_metadata_that_cannot_be_read_is_no_metadata():
     assert front_matter_of("---\n- a list\n---\n") == {}
     assert yaml.safe_load("license: mit") == front_matter_of("---\nlicense: mit\n---\ntext")
     assert fence("a") == "```yaml\na\n```"
+
+
+def test_the_chat_template_that_the_data_brought_goes_along(made, tmp_path):
+    chat = Conversations(messages="messages", template=TEMPLATE + "{# of the data #}")
+
+    def brought(node: Node) -> Node:
+        if not isinstance(record := node.task.record, Tokenize):
+            return node
+        return replace(node, task=replace(node.task, record=record.model_copy(update={"chat": chat})))
+
+    graph = replace(made.graph, nodes={i: brought(node) for i, node in made.graph.nodes.items()})
+    export(graph, made.store, None, tmp_path / "all")
+    folders = [path.parent for path in (tmp_path / "all").rglob("config.json")]
+    assert len(folders) > 1
+    assert {AutoTokenizer.from_pretrained(folder).chat_template for folder in folders} == {chat.template}
