@@ -90,6 +90,8 @@ def _text_plan(record: Tokenize, node: Node, graph: TaskGraph, store: Store) -> 
     given = [found for role in ("text", "held_out") if role in inputs for found in _given(graph.sources[inputs[role]])]
     tokens = meta["train"]["tokens"] if meta else record.max_tokens
     begins, bos = _beginning(record, graph.sources.get(inputs.get("tokenizer", "")))
+    if record.chat is not None and not record.bos:
+        begins, bos = "as the chat template begins a conversation", None
     chat = record.chat
     fields = () if chat is None else (chat.messages, chat.tools, chat.prompt, chat.response)
     labelled = _labelled(meta) if meta else None

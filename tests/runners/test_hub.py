@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -73,6 +74,22 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
     again = call(tmp_path, "", "-m", "boomspec.commands.cli", "plan", "spec.yaml", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["experiments"][0]["sizes"] == sizes
+
+
+def test_a_hub_teacher_without_a_chat_template_is_an_error_of_plan_where_the_data_has_conversations(tmp_path):
+    (tmp_path / "chat.jsonl").write_text('{"messages": []}\n')
+    chat = SPEC["data"] | {"files": "chat.jsonl", "messages": "messages"}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC | {"data": chat}))
+    for name, template in (("bare", None), ("chat", "{{ messages }}")):
+        tiny.model(layers=4).save_pretrained(tmp_path / name)
+        (tmp_path / name / "tokenizer.json").write_text("{}")
+        if template is not None:
+            (tmp_path / name / "chat_template.jinja").write_text(template)
+        with hub("maker/teacher", tmp_path / name) as (endpoint, _):
+            done = call(tmp_path, endpoint, "-m", "boomspec.commands.cli", "graph", "spec.yaml")
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        assert (done.returncode == 0) == (template is not None), done.stderr
+        assert (wording("chat_data.hub_without") in done.stderr) == (template is None)
 
 
 def test_what_a_repository_holds_instead_of_a_model_is_said_when_it_is_planned(tmp_path):
