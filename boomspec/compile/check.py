@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from boomspec.compile.assistants import assistants
 from boomspec.compile.chat import chat_problems
-from boomspec.compile.deployment import with_prompts
 from boomspec.compile.during import sizes_during
 from boomspec.compile.family import (
     ResolvedFamily,
@@ -30,6 +29,7 @@ from boomspec.compile.model_sources import (
     section_of,
 )
 from boomspec.compile.places import is_folder, path_text, resolve_path, variable_problems
+from boomspec.compile.prompts import with_prompts
 from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
 from boomspec.compile.texts import blend_problems

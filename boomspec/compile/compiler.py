@@ -22,12 +22,13 @@ from boomspec.compile.baselines import add_interpolated, baselines
 from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check_against, check_complete, together
 from boomspec.compile.cost.pricing import priced
-from boomspec.compile.deployment import add_deployed, check_texts, with_prompts
+from boomspec.compile.deployment import add_deployed, check_texts
 from boomspec.compile.family import EvaluatedModel, ResolvedFamily, caches_of, kept_layers, patched_sets, resolve_family
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.lm_eval.sources import generates
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
 from boomspec.compile.places import errors_at, tracking_of
+from boomspec.compile.prompts import with_prompts
 from boomspec.compile.resolved import resolve
 from boomspec.compile.schemes import add_student
 from boomspec.compile.teachers import add_other_teachers
