@@ -293,7 +293,7 @@ def test_a_model_that_leans_on_it_is_measured_with_it(tmp_path: Path) -> None:
 
 
 def test_lm_eval_begins_a_text_in_the_same_way(tmp_path: Path) -> None:
-    harness = pytest.importorskip("runners.evaluation.lm_eval_runner")
+    harness = pytest.importorskip("runners.evaluation.lm_eval_family")
     for name, (template, prefix) in TEMPLATES.items():
         folder = write_tokenizer(tmp_path / name, template)
         model = tiny.model(vocab_size=400)
