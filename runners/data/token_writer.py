@@ -187,7 +187,7 @@ class TokenWriter:
             "dtype": self.dtype.str,
             "prefix": list(self.prefix),
         }
-        write_atomically(self.folder / _STATE, json.dumps(state))
+        write_atomically(self.folder / _STATE, json.dumps(state, allow_nan=False))
         self._saved = time.monotonic()
 
     def finish(self, payload: Path) -> None:
