@@ -21,7 +21,7 @@ _GGUF, _STORED = ("f32", "f16", "bf16", "q8_0"), "stored"
 
 @click.command("export")
 @click.argument("run", type=_PATH, shell_complete=options.offered("runs_and_specs"))
-@click.argument("places", nargs=-1, metavar="[SIZE] FOLDER")
+@click.argument("places", nargs=-1, metavar="[SIZE] FOLDER", shell_complete=options.offered("sizes_and_folders"))
 @options.store_option
 @click.option("--all", "every", is_flag=True, help="Every size, each in a folder of its own below FOLDER.")
 @click.option("--family", is_flag=True, help="Every size, in one FOLDER whose sizes share the files of their weights.")

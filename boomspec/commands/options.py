@@ -15,14 +15,16 @@ from boomspec.store import DEFAULT_STORE, STORE_VARIABLE, Where, check_spelling,
 def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Completions by a function of `boomspec.commands.completion`, which is imported only while a person types."""
 
-    def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         completions = importlib.import_module("boomspec.commands.completion")
-        return getattr(completions, what)(incomplete)  # type: ignore[no-any-return]  # found by its name
+        return completions.silently(what, incomplete, context.params)  # type: ignore[no-any-return]
 
     return complete
 
 
 spec_argument = click.argument("spec", type=click.Path(path_type=Path), shell_complete=offered("specs"))
+# Of a command that takes a run, too.
+spec_or_run_argument = click.argument("spec", type=click.Path(path_type=Path), shell_complete=offered("runs_and_specs"))
 
 
 def _where(_context: click.Context, _option: click.Parameter, value: str | None) -> Where | None:

@@ -47,7 +47,12 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 @options.store_option
 @click.option("--all", "every_task", is_flag=True, help="Print a row for each task, of however many experiments.")
 @click.option("--output", metavar="FILE", type=_FILE, help="Save it; `boomspec run FILE` does just that, or refuses.")
-@click.option("--device", metavar="NAME", help="Kind of GPU to estimate for. Default: execution.device of the spec.")
+@click.option(
+    "--device",
+    metavar="NAME",
+    shell_complete=options.offered("devices"),
+    help="Kind of GPU to estimate for. Default: execution.device of the spec.",
+)
 @click.option("--gpus", callback=_finite, type=click.FloatRange(min=0), metavar="N", help="Number of GPUs. Default: 1.")
 @click.option("--calibrate", is_flag=True, help="Measure the speed of this machine first, in about ten seconds.")
 @click.option("--verify", is_flag=True, help="Check the stored artifacts' checksums, not only their sizes.")

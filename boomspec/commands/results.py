@@ -20,7 +20,7 @@ _run_argument = click.argument("run", type=_PATH, shell_complete=options.offered
 
 
 @click.command("report")
-@options.spec_argument
+@options.spec_or_run_argument
 @options.store_option
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @options.json_option

@@ -23,13 +23,18 @@ _PROGRAM = 4  # parts of a command line before the arguments: python -P -m runne
 
 
 @click.command("run")
-@options.spec_argument
+@options.spec_or_run_argument
 @options.store_option
 @options.cluster_options
 @options.verify_option
 @options.plain_option
 @options.lock_options
-@click.option("--until", metavar="KIND", help="Only the tasks of a kind, such as distill, and what they need.")
+@click.option(
+    "--until",
+    metavar="KIND",
+    shell_complete=options.offered("kinds"),
+    help="Only the tasks of a kind, such as distill, and what they need.",
+)
 def command(
     spec: Path, store: Where | None, locked: bool, ignore_packages: bool, until: str | None, **options: Any
 ) -> None:

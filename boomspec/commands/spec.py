@@ -48,7 +48,12 @@ _SCHEMA_FILE = "boomspec.schema.json"
 
 @click.command("init")
 @click.argument("place", type=click.Path(path_type=Path), default=".", metavar="[FOLDER or FILE]")
-@click.option("--template", metavar="NAME", help=f"{', '.join(TEMPLATES)}. Default: by --teacher and --student.")
+@click.option(
+    "--template",
+    metavar="NAME",
+    shell_complete=offered("templates"),
+    help=f"{', '.join(TEMPLATES)}. Default: by --teacher and --student.",
+)
 @click.option(
     "--preset",
     metavar="NAME",

@@ -56,7 +56,7 @@ _job = click.argument("job", metavar="ID")
 
 
 @click.command("submit")
-@options.spec_argument
+@options.spec_or_run_argument
 @options.store_option
 @_address_option
 @click.option("--wait", is_flag=True, help="Follow it to its end, through every stage; exit as run does.")

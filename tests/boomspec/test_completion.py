@@ -1,6 +1,8 @@
 """Shell completion, in a real bash; and the help that lists the commands."""
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,16 @@ distill: {tokens: 1M, batch_tokens: 1k}
         (["show", "one.yaml#"], set()),  # it is no spec: nothing is offered and nothing complained about
         (["runs", "--store", "s"], {"specs"}),
         (["completion", ""], {"bash", "zsh", "fish"}),
+        (["init", "--template", ""], {"quickstart", "hub", "student"}),
+        (["init", "--preset", "boomerang-qwen3-"], {"boomerang-qwen3-4b", "boomerang-qwen3-8b"}),
+        (["plan", "set.yaml", "--device", "h"], {"h100", "h200"}),
+        (["run", "set.yaml", "--until", "dist"], {"distill", "distill_block"}),
+        (["export", "set.yaml", "student", "model", "--gguf", "f"], {"f16", "f32"}),
+        (["export", "set.yaml#base", ""], {"student", "teacher"}),  # it has never been run
+        (["export", "one.yaml", "s"], set()),
+        (["export", "set.yaml", "student", "s"], {"specs"}),
+        (["export", "set.yaml", "--all", "s"], {"specs"}),
+        (["run", "x", "--store", "https://not/a/store", "o"], set()),
     ],
 )
 def test_bash_completes(shell, words, expected):
@@ -93,6 +105,51 @@ def test_runs_of_the_default_store_are_offered(tmp_path, monkeypatch, specs):
     assert runs("") == []
     folder = past_run(FolderStore("boomspec-store"), specs.compiled().graph, made=False)
     assert [item.value for item in runs("ti")] == [folder.name]
+
+
+@pytest.mark.parametrize("named", ["spec", "spec of a store", "run", "start of it", "folder", "graph"])
+def test_the_sizes_of_the_run_that_was_typed_are_offered(tmp_path, monkeypatch, specs, named):
+    from boomspec.store import FolderStore
+
+    monkeypatch.chdir(tmp_path)
+    graph = specs.compiled().graph
+    spec = specs.folder / "spec.yaml"
+    folder = past_run(
+        FolderStore({"spec": "store", "spec of a store": "other"}.get(named, "boomspec-store")), graph, made=False
+    )
+    graph.write(folder / "graph.json")
+    (older := folder.with_name(f"{graph.name}-0000")).mkdir()
+    (older / "graph.json").write_text("not a graph")
+    os.utime(older / "graph.json", (0, 0))
+    names = {"run": folder.name, "start of it": folder.name[:-3], "folder": folder, "graph": folder / "graph.json"}
+    words = ["export", str(names.get(named, spec)), ""]
+    words[1:1] = ["--store", "other"] if named == "spec of a store" else []
+    asked = {"COMP_WORDS": shlex.join(["boomspec", *words]), "COMP_CWORD": str(len(words))}
+    asked["_BOOMSPEC_COMPLETE"] = "bash_complete"
+    answer = CliRunner().invoke(main, [], env=asked, prog_name="boomspec")
+    assert answer.stderr == ""
+    offered = [line.removeprefix("plain,") for line in answer.output.splitlines()]
+    family = graph.family
+    assert offered == ["student", "teacher", *(f"{member.layers} layers" for member in family.members)]
+    assert {family.pick(size).layers for size in offered} == {member.layers for member in family.members}
+
+
+def test_a_size_with_a_space_is_quoted_for_bash(tmp_path, specs):
+    from boomspec.store import FolderStore
+
+    graph = specs.compiled().graph
+    folder = past_run(FolderStore(tmp_path / "boomspec-store"), graph, made=False)
+    graph.write(folder / "graph.json")
+    script = CliRunner().invoke(main, ["completion", "bash"], catch_exceptions=False).output
+    (tmp_path / "completion.sh").write_text(script)
+    (tmp_path / "boomspec").write_text(f"#!{sys.executable}\nfrom boomspec.__main__ import main\nmain()\n")
+    (tmp_path / "boomspec").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    layers = graph.family.members[-1].layers
+    for typed, expected in ((f"{layers}", rf"{layers}\ layers"), (f"'{layers}", f"{layers} layers")):
+        command = ["bash", "-c", ASK, "ask", "export", folder.name, typed]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == [expected]
 
 
 def test_a_folder_that_is_not_there_completes_to_nothing():
