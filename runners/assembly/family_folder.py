@@ -92,7 +92,9 @@ def write_family(
         folder.mkdir()
         taken = {name: f"../{SHARDS}/{place[name]}" for name, _ in tensors}
         write_index(folder, taken, sum(by_name[name][0].bytes for name, _ in tensors))
-        (folder / KEY_MAPPING).write_text(json.dumps(_rules(tensors), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / KEY_MAPPING).write_text(
+            json.dumps(_rules(tensors), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         if (generation := target / _GENERATION).is_file():
             (folder / _GENERATION).write_bytes(generation.read_bytes())
         write_config(folder, configs[folder])

@@ -25,7 +25,9 @@ class Conversation(NamedTuple):
 
     def row(self) -> str:
         """The conversation as canonical JSON: what a digest of rows covers, whatever the template makes of it."""
-        return json.dumps({"messages": self.messages, "tools": self.tools}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return json.dumps(
+            {"messages": self.messages, "tools": self.tools}, sort_keys=True, ensure_ascii=False, allow_nan=False
+        )
 
 
 def read_conversation(row: Any, fields: Conversations, place: str) -> Conversation | BadRow:
