@@ -28,6 +28,7 @@ from boomspec.plan.plan_json import plan_json
 from boomspec.plan.rates import save_calibration
 from boomspec.plan.reasons import with_reasons
 from boomspec.plan.run import check_runners, store_of
+from boomspec.plan.text_plan import passes_warnings
 from boomspec.spec.experiments import load_spec
 from boomspec.store import Where
 
@@ -90,7 +91,7 @@ def plan(
         guessed = compile_experiments(compiled.files, compiled.answers, guess=True).graph
         whole = forecast(guessed, plan_tasks(guessed, place), place, assumed)
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
-    found = replace(found, warnings=(*unread, *found.warnings))
+    found = replace(found, warnings=(*unread, *passes_warnings(graph, plan, place), *found.warnings))
     options.warn((*trust.warnings(graph), *unchecked))
     if output is not None:
         SavedPlan(graph, plan, place.address, execution.cpus, flags["verify"], compiled.pending).save(output)

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from boomspec.commands.fitted import fitted
 from boomspec.commands.options import json_option, offered, spec_argument, store_option, warn
 from boomspec.commands.presets import LIST, PRESETS, SHORT, listing, preset_called, with_value
 from boomspec.commands.shared import compiled_with
@@ -47,7 +48,7 @@ _SCHEMA_FILE = "boomspec.schema.json"
 
 
 @click.command("init")
-@click.argument("place", type=click.Path(path_type=Path), default=".", metavar="[FOLDER or FILE]")
+@click.argument("places", nargs=-1, metavar="[FOLDER or FILE]")
 @click.option(
     "--template",
     metavar="NAME",
@@ -62,13 +63,20 @@ _SCHEMA_FILE = "boomspec.schema.json"
 )
 @click.option("--name", help="Name of the experiment. Default: of the file, else of the template.")
 @click.option("--teacher", metavar="ID", help="Hub id or folder of the teacher.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="FILES",
+    help="With the folder of a teacher: files, a folder or a pattern of text, which the numbers are fitted to.",
+)
 @click.option("--student", metavar="ID", help="Hub id or folder of a student that is distilled already.")
 @click.option("--schema", is_flag=True, help="Also write the JSON Schema beside it, for an editor.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @json_option
 def init(
-    place: Path,
+    places: tuple[str, ...],
     template: str | None,
+    data: tuple[str, ...],
     preset: str | None,
     name: str | None,
     schema: bool,
@@ -80,34 +88,45 @@ def init(
 
     quickstart trains its own small teacher: minutes on a laptop, no download. hub: a teacher that exists, one GPU.
     student: teacher and student both exist, nothing is trained. A preset is a whole recipe, with the numbers of the
-    paper that it is from.
+    paper that it is from. With --data the numbers fit the teacher, the text and this machine.
 
     \b
     Examples:
       boomspec init
       boomspec init experiments/mine.yaml --teacher Qwen/Qwen3-4B-Base --schema
       boomspec init --preset boomerang-qwen3-8b
+      boomspec init mine.yaml --teacher ./models/mine --data 'texts/*.jsonl'
     """
     if preset == LIST:
         click.echo(json_text({n: p.about for n, p in PRESETS.items()}, indent=2) if as_json else listing())
         return
     named = {section: model for section, model in models.items() if model is not None}
-    what = "preset"
-    if preset is None:
+    place, data = _place_and_data(places, data)
+    is_file, found = place.suffix in (".yaml", ".yml"), None
+    folder = place.parent if is_file else place
+    if data:
+        _check_fitted(named, template, preset)
+        what, template = "teacher", str(models["teacher"])
+        found = fitted(template, data, folder, _relative(folder, template))
+        base = found.text
+    elif preset is None:
         what, template = "template", template or _fitting(named)
         base = _template_text(template, named)
     else:
         if template is not None:
             raise BoomspecError("--preset and --template: one of them")
+        what = "preset"
         template, base = _preset_text(preset, named)
-    is_file = place.suffix in (".yaml", ".yml")
     if name is None:
         model = (models["student"] or models["teacher"] or "").rstrip("/").rpartition("/")[2].lower()
+        model = model if found is None else Path(template).expanduser().resolve().name.lower()
         name = place.stem if is_file else model or template
     path = place if is_file else place / f"{name}.yaml"
     text = with_value(base, "name: ", scalar(name))
-    for section, model in named.items():
+    for section, model in named.items() if found is None else ():
         text = with_value(text, "model: ", scalar(_relative(path.parent, model)), after=f"{section}:")
+    if found is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)  # "../a.txt" of a folder that is not there is no file
     check_experiments([Entry(parse_document(text, path)).validated()])
     written = path.with_name(_SCHEMA_FILE) if schema else None
     content = json_text(json_schema(), indent=2) + "\n" if schema else ""
@@ -120,13 +139,31 @@ def init(
         write_atomically(written, content)
     write_atomically(path, f"# yaml-language-server: $schema={_SCHEMA_FILE}\n{text}" if schema else text)
     if as_json:
-        click.echo(json_text({"spec": str(path), what: template, "schema": written and str(written)}))
+        fitted_to = {} if found is None else {"data": found.found}
+        click.echo(json_text({"spec": str(path), what: template, "schema": written and str(written), **fitted_to}))
         return
-    click.echo(f"{path}: written from the {what} {template}")
+    click.echo(f"{path}: written " + (f"from the {what} {template}" if found is None else f"for {found.line()}"))
     if written:
         click.echo(f"{written}: for completion in an editor")
     click.echo(f"next:\n  boomspec plan {path}   shows every size and what a run would do")
     click.echo(f"  boomspec run {path}    runs it")
+
+
+def _place_and_data(places: tuple[str, ...], data: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """Where the spec goes, and the text. A shell has made several words of --data texts/*.jsonl: files that exist."""
+    more = [name for name in places if data and Path(name).suffix not in (".yaml", ".yml") and Path(name).is_file()]
+    rest = [name for name in places if name not in more]
+    if len(rest) > 1:
+        raise click.UsageError(f"Got unexpected extra argument ({rest[1]})")
+    return Path(rest[0] if rest else "."), (*data, *more)
+
+
+def _check_fitted(named: Collection[str], template: str | None, preset: str | None) -> None:
+    others = {"--template": template, "--preset": preset, "--student": "student" in named}
+    if other := next((option for option, given in others.items() if given), None):
+        raise BoomspecError(f"--data and {other}: one of them", hint="--data writes a spec of its own, for --teacher")
+    if "teacher" not in named:
+        raise BoomspecError("--data needs --teacher", hint="give the folder of the model that is distilled")
 
 
 def _fitting(named: Collection[str]) -> str:

@@ -13,11 +13,12 @@ import errno
 import fnmatch
 import os
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from glob import has_magic
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FORMATS = {
     **dict.fromkeys((".txt", ".text", ".md", ".rst", ".py", ".c", ".h", ".cpp", ".rs", ".go", ".java", ".tex"), "text"),
@@ -33,7 +34,8 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 _NO_CORPUS = {
     "test", "tests", "idle_test", "encodings", "lib2to3", "pydoc_data", "__pycache__", "site-packages", "dist-packages",
 }  # fmt: skip
-_ROWS = 3  # FileMetaData.num_rows of a parquet file
+_SCHEMA, _ROWS, _GROUPS = 2, 3, 4  # of FileMetaData of a parquet file: schema, num_rows, row_groups
+_BYTE_ARRAY = 6  # the physical type of text
 _LARGEST = 1 << 26  # bytes of its footer
 
 
@@ -123,16 +125,55 @@ def _names(folder: Path, *, hidden: bool) -> list[str]:
 def parquet_rows(path: Path) -> int | None:
     """The rows of a parquet file; None where its footer cannot be read."""
     try:
-        with path.open("rb") as file:
-            file.seek(-8, 2)
-            size, magic = int.from_bytes(file.read(4), "little"), file.read(4)
-            if magic != b"PAR1" or size > _LARGEST:
-                return None
-            file.seek(-8 - size, 2)
-            rows = next(value for field, value in _fields(BytesIO(file.read(size))) if field == _ROWS)
-            return rows if type(rows) is int else None
+        rows = next(value for field, value in _footer(path) if field == _ROWS)
+        return rows if type(rows) is int else None
     except (OSError, IndexError, ValueError, RecursionError, StopIteration):
         return None
+
+
+class ParquetColumn(NamedTuple):
+    """A column: its bytes before compression, and what it holds: None for a plain value, else its parts by name."""
+
+    bytes: int
+    parts: dict[str, Any] | None
+    is_text: bool
+
+
+def parquet_columns(path: Path) -> dict[str, ParquetColumn] | None:
+    """The columns of a parquet file by name; None where its footer cannot be read."""
+    try:
+        footer = dict(_footer(path))
+        elements = iter(footer[_SCHEMA])
+        _, root = _element(next(elements), elements)
+        sizes: Counter[str] = Counter()
+        for group in footer[_GROUPS]:
+            for chunk in group[1]:  # columns; of each meta_data: path_in_schema, total_uncompressed_size
+                sizes[chunk[3][3][0].decode()] += chunk[3][6]
+        return {
+            name: ParquetColumn(sizes[name], parts if isinstance(parts, dict) else None, parts == _BYTE_ARRAY)
+            for name, parts in root.items()
+        }
+    except (OSError, LookupError, ValueError, RecursionError, StopIteration, AttributeError, TypeError):
+        return None
+
+
+def _element(element: dict[int, Any], rest: Iterator[dict[int, Any]]) -> tuple[str, Any]:
+    """A SchemaElement: its name, and its physical type, or the parts that follow it."""
+    name = element[4].decode()
+    if not (children := element.get(5)):
+        return name, element.get(1)
+    return name, dict(_element(next(rest), rest) for _ in range(children))
+
+
+def _footer(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as file:
+        file.seek(-8, 2)
+        size, magic = int.from_bytes(file.read(4), "little"), file.read(4)
+        if magic != b"PAR1" or size > _LARGEST:
+            raise ValueError("no parquet file")
+        file.seek(-8 - size, 2)
+        footer = BytesIO(file.read(size))
+    yield from _fields(footer)
 
 
 def _fields(data: BytesIO) -> Iterator[tuple[int, Any]]:

@@ -18,7 +18,7 @@ from boomspec.spec.spec_file import SpecFile, memoized_for, request
 from boomspec.spec.variables import has_variables
 from boomspec.spec.yaml_reader import Location
 
-_FOLDER = "a folder gives its files with known endings (.txt, .jsonl, .json, .parquet, .gz, .zst); hidden ones not"
+FOLDER_HINT = "a folder gives its files with known endings (.txt, .jsonl, .json, .parquet, .gz, .zst); hidden ones not"
 _SEEN = "held-out text must not be seen in training"
 _COUNTED = 64 << 20  # bytes of files of rows that are read at once to count them: more is not cheap
 _FILES: Location = ("files",)
@@ -87,7 +87,7 @@ def _text_problems(file: SpecFile, name: str, data: SourceSpec) -> Iterator[Prob
         if not entry.matches:
             folder = file.folder(entry.place)
             is_folder = (folder / path_text(file, entry.place, entry.text)).is_dir()
-            hint = _FOLDER if is_folder else f"paths are relative to {folder}"
+            hint = FOLDER_HINT if is_folder else f"paths are relative to {folder}"
             yield file.problem(entry.place, f"no file matches '{entry.text}'", hint)
     for below in (_FILES, _HELD_OUT_FILES):
         files = [path for entry in entries(file, name, below) for path in entry.files]

@@ -26,6 +26,7 @@ from boomspec.models.fit import described
 from boomspec.plan.changes import listed
 from boomspec.plan.forecast import Forecast, totals
 from boomspec.plan.plan import RunPlan
+from boomspec.plan.repetition import short_count, shown_times
 from boomspec.plan.text_plan import BlendPlan, TextPlan, blend_plans, text_plans
 from boomspec.plan.transfers import TransferPlan, transfer_plans
 from boomspec.store import Store
@@ -190,11 +191,15 @@ def _print_counts(console: Console, text: TextPlan | BlendPlan) -> None:
     elif isinstance(text, BlendPlan) or text.loss_on == "responses":
         console.print("How many of its tokens are labels: known after it is made.")
     by_times: dict[str, list[str]] = defaultdict(list)
+    estimated = text.expected_tokens is not None
     for name, times in text.passes.items():
-        by_times[f"{times:.3g}"].append(name)
+        by_times[shown_times(times, estimated=estimated)].append(name)
+    tokens = (
+        shown_count(text.tokens or 0) if text.expected_tokens is None else f"about {short_count(text.expected_tokens)}"
+    )
     for often, names in by_times.items():
         readers = escape(listed(names, most=_MOST_NAMES))
-        console.print(f"Of {shown_count(text.tokens or 0)} tokens, read {often} times by: {readers}.")
+        console.print(f"Of {tokens} tokens, read {often} times by: {readers}.")
 
 
 def _print_transfer(console: Console, transfer: TransferPlan) -> None:

@@ -12,6 +12,8 @@ from boomspec.core.graph import Node, Source, TaskGraph
 from boomspec.core.tasks import Blend, Tokenize
 from boomspec.models.tokenizer import text_start
 from boomspec.plan.forecast import Count, PlanModel
+from boomspec.plan.plan import RunPlan
+from boomspec.plan.repetition import expected_tokens, passes, repetition_warnings
 from boomspec.store import Store
 
 
@@ -51,7 +53,9 @@ class TextPlan(PlanModel):
     skipped: dict[str, Annotated[int, Field(ge=1)]] | None = None
     """Rows without text that were left out, by what was wrong; null before the text is read."""
     passes: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
-    """How often a training goes through the text, where that is more than once."""
+    """How often a training goes through the text, where that is more than once; about, by `expected_tokens`."""
+    expected_tokens: Count | None = None
+    """About how many training tokens the bytes of the text will be; null where `tokens` are what a training reads."""
 
 
 class BlendPartPlan(PlanModel):
@@ -76,7 +80,9 @@ class BlendPlan(PlanModel):
     labelled: Count | None
     unlabelled: Count | None
     passes: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
-    """How often a training goes through it, where that is more than once."""
+    """How often a training goes through it, where that is more than once; about, by `expected_tokens`."""
+    expected_tokens: Count | None = None
+    """About how many training tokens it will have, by the bytes of the texts; null where `tokens` are known."""
 
 
 def text_plans(graph: TaskGraph, store: Store) -> list[TextPlan]:
@@ -92,6 +98,10 @@ def _text_plan(record: Tokenize, node: Node, graph: TaskGraph, store: Store) -> 
     begins, bos = _beginning(record, graph.sources.get(inputs.get("tokenizer", "")))
     if record.chat is not None and not record.bos:
         begins, bos = "as the chat template begins a conversation", None
+    expected = None if meta else expected_tokens(node, graph, {})
+    if expected is not None and tokens is not None and tokens <= expected:
+        expected = None  # data.max_tokens cuts the text off
+    counted = tokens if expected is None else expected
     chat = record.chat
     fields = () if chat is None else (chat.messages, chat.tools, chat.prompt, chat.response)
     labelled = _labelled(meta) if meta else None
@@ -108,7 +118,8 @@ def _text_plan(record: Tokenize, node: Node, graph: TaskGraph, store: Store) -> 
         tokens=tokens,
         on_bad_row=record.on_bad_row or "error",
         skipped=meta.get("skipped", {} if record.on_bad_row == "skip" else None) if meta else None,
-        passes=_passes(graph, node.id, tokens),
+        passes=passes(graph, node.id, counted, estimated=expected is not None),
+        expected_tokens=expected,
     )
 
 
@@ -156,6 +167,7 @@ def _blend_plan(record: Blend, node: Node, graph: TaskGraph, store: Store) -> Bl
         counts = {name: found.get(name) for name in ("tokens", "documents")}
         parts.append(BlendPartPlan(task=source.id, name=source.name, share=share, **counts, labelled=labelled))
     tokens = meta["train"]["tokens"] if meta else None if record.budgets is None else sum(record.budgets)
+    expected = expected_tokens(node, graph, _known(graph, store)) if tokens is None else None
     labelled = _labelled(meta) if meta else None
     return BlendPlan(
         task=node.id,
@@ -164,16 +176,23 @@ def _blend_plan(record: Blend, node: Node, graph: TaskGraph, store: Store) -> Bl
         tokens=tokens,
         labelled=labelled,
         unlabelled=None if labelled is None else meta["train"]["tokens"] - labelled,
-        passes=_passes(graph, node.id, tokens),
+        passes=passes(graph, node.id, expected if tokens is None else tokens, estimated=tokens is None),
+        expected_tokens=expected,
     )
 
 
-def _passes(graph: TaskGraph, text: str, tokens: int | None) -> dict[str, float]:
-    """How often each training goes through a text of so many tokens, where that is more than once."""
-    readers = [node for node in graph.nodes.values() if tokens and node.task.inputs.get("tokens") == text]
-    times = {reader.name: reader.task.record.text_tokens() / (tokens or 1) for reader in readers}
-    # The last document is read whole: less is a matter of rounding.
-    return {name: often for name, often in times.items() if often > 1.005}
+def _known(graph: TaskGraph, store: Store) -> dict[str, int]:
+    """Training tokens of the texts that are tokenized, by their tasks."""
+    metas = {node.id: _meta(store, node) for node in graph.nodes.values() if isinstance(node.task.record, Tokenize)}
+    return {task: meta["train"]["tokens"] for task, meta in metas.items() if meta}
+
+
+def passes_warnings(graph: TaskGraph, plan: RunPlan, store: Store) -> list[str]:
+    """What goes through its text so often that more text, or a shorter training, is better."""
+    texts: list[TextPlan | BlendPlan] = [*text_plans(graph, store), *blend_plans(graph, store)]
+    counts = {text.task: (text.expected_tokens or text.tokens, text.expected_tokens is not None) for text in texts}
+    known = {task: (tokens, estimated) for task, (tokens, estimated) in counts.items() if tokens}
+    return repetition_warnings(known, graph, set(plan.ids("run")))
 
 
 def _labelled(meta: Any) -> int:

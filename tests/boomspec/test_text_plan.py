@@ -60,7 +60,10 @@ def test_every_entry_says_what_it_gives(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "times"),
-    [("", {}), ("  max_tokens: 1024\n", {"pretrain teacher": 4.0, "distill student": 2.0, "distill random_init": 2.0})],
+    [
+        ("", {"pretrain teacher": 3.4}),
+        ("  max_tokens: 1024\n", {"pretrain teacher": 4.0, "distill student": 2.0, "distill random_init": 2.0}),
+    ],
 )
 def test_a_training_that_is_longer_than_the_text_says_how_often_it_goes_through_it(
     folder: Path, fields: str, times: dict[str, float]
@@ -72,10 +75,38 @@ def test_a_training_that_is_longer_than_the_text_says_how_often_it_goes_through_
     assert found.passes == pytest.approx(
         {k: v * (2000 / 2048 if "init" in k else 1) for k, v in times.items()}, abs=0.2
     )
-    if times:
-        assert wording("text_plan.tokens_read_times_pretrain") in " ".join(
-            call("plan", folder / "spec.yaml").output.split()
-        )
+    known, about = wording("text_plan.tokens_read_times_pretrain"), wording("text_plan.tokens_read_about_pretrain")
+    output = " ".join(call("plan", folder / "spec.yaml").output.split())
+    assert (known if fields else about) in output
+    assert "warning:" not in output  # below ten times
+    assert (found.expected_tokens is None) is bool(fields)
+
+
+def test_a_training_that_goes_often_through_its_text_is_a_warning_before_and_after_it_is_read(folder: Path) -> None:
+    def warnings() -> tuple[str, ...]:
+        found = json.loads(call("plan", folder / "spec.yaml", "--json").output)
+        jsonschema.validate(found, plan_schema())
+        return tuple(found["warnings"])
+
+    often = SPEC.replace("  tokens: 2048", "  tokens: 120k").replace(", random_init", "")
+    assert planned(folder, often).passes["distill student"] == pytest.approx(100, rel=0.1)
+    [before] = warnings()
+    assert wording("text_plan.goes_about") in before
+    assert "distill.tokens" in before
+    output = " ".join(call("plan", folder / "spec.yaml").output.split())
+    assert wording("text_plan.goes_about") in output
+    (folder / "spec.yaml").write_text(often.replace("120k", "11k"))
+    assert warnings() == ()  # nine times
+    sizes = {"tokens": 512, "documents": 3, "bytes": 900}
+    made(folder, often, {"eos": 0, "dtype": "uint16", "train": sizes, "held_out": sizes})
+    [after] = warnings()
+    assert wording("text_plan.goes_exactly") in after
+    both = often.replace("[naive_pruning]", "[naive_pruning, standard_distillation]").replace(
+        "tokens: 4096", "tokens: 9k"
+    )
+    (folder / "spec.yaml").write_text(both)
+    [more] = warnings()
+    assert wording("text_plan.more_trainings") in more
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
