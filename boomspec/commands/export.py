@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -81,11 +82,16 @@ def command(
         if gguf is not None and family:
             raise BoomspecError("--gguf and --family: one of them", hint="a GGUF file holds one size: --gguf --all")
         finished = open_run(run, store)
+        options.warn(f"{line}; the model card leaves out their results" for line in shared.unchecked(finished.graph))
         check_runners()
         members = finished.every() if size is None else (finished.member(size),)
-        options = {"plan": None if size is None else members[0].to_json()["plan"], "force": force, "json": as_json}
-        options |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family, "gguf": gguf}
-        if code := shared.wait_for("runners.cli.export", finished.graph, **options):
+        given: dict[str, Any] = {
+            "plan": None if size is None else members[0].to_json()["plan"],
+            "force": force,
+            "json": as_json,
+        }
+        given |= {"store": finished.store.address, "folder": folder.absolute(), "shared": family, "gguf": gguf}
+        if code := shared.wait_for("runners.cli.export", finished.graph, **given):
             sys.exit(code)
         written = _written(finished, folder, members, one=size is not None, family=family, gguf=gguf is not None)
         if as_json and to is None:

@@ -79,8 +79,9 @@ def plan(
         save_calibration(calibrated, json.loads(printed))
     compiled, place = shared.compiled_with(spec, store)
     check_locks(place.root)
-    unchecked = [*check_models(compiled, place), *(line for file in compiled.files for line in asking_warnings(file))]
     graph = compiled.graph
+    asked = (line for file in compiled.files for line in asking_warnings(file))
+    unchecked = [*check_models(compiled, place), *shared.unchecked(graph), *asked]
     plan = with_reasons(plan_tasks(graph, place, checksums=flags["verify"]), compiled, place)
     execution = compiled.files[0].spec.execution
     cpus, name = execution.cpus or machine.cpus(), device or execution.device

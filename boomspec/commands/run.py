@@ -149,6 +149,7 @@ def _execute(file: Path, store: Where | None, options: dict[str, Any]) -> NoRetu
     place = open_store(saved.store)
     if store is not None and open_store(store).address != place.address:
         raise BoomspecError(f"{file}: the plan is for the store {place.address}", hint="leave out --store")
+    saved.graph.check_known()
     check_saved(saved, file)
     if saved.pending:
         click.echo(f"this plan ends after {', '.join(saved.pending)}; plan again for the rest")

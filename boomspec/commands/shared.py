@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from boomspec.commands.options import warn
 from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
+from boomspec.core.machine import install_line
 from boomspec.plan.locking import RunLock, required_lock
 from boomspec.plan.model_checks import check_models
 from boomspec.plan.run import GRAPH, check_runners, open_run, run_folder, store_of
@@ -54,8 +55,15 @@ def runnable(
     return compiled.graph, found, compiled.files[0].spec.execution.cpus, compiled.pending
 
 
+def unchecked(graph: TaskGraph) -> Iterator[str]:
+    """What a graph was compiled without."""
+    if graph.unknown:
+        yield f"lm-eval is not installed here: its tasks are not checked, and cannot be run ({install_line('run')})"
+
+
 def runner(graph: TaskGraph, store: Store, **options: Any) -> list[str]:
     """Write the graph into its run's folder; the command that runs it."""
+    graph.check_known()
     check_runners()
     store.check_writable()
     path = store.run_folder(graph.name, graph.id) / GRAPH

@@ -18,7 +18,7 @@ import click
 from boomspec.commands.fitted import fitted
 from boomspec.commands.options import json_option, offered, spec_argument, store_option, warn
 from boomspec.commands.presets import LIST, PRESETS, SHORT, listing, preset_called, with_value
-from boomspec.commands.shared import compiled_with
+from boomspec.commands.shared import compiled_with, unchecked
 from boomspec.compile.check import check_experiments
 from boomspec.compile.compiler import compile_experiments, search_results_from
 from boomspec.compile.resolved import FOLLOWING, resolve, tasks_by_name
@@ -204,6 +204,7 @@ def graph(spec: Path, store: Where | None, form: str, output: Path | None) -> No
       boomspec graph specs/quickstart.yaml -o graph.json
     """
     compiled = compiled_with(spec, store)[0].graph
+    warn(unchecked(compiled))
     text = compiled.text().rstrip("\n") if form == "json" else mermaid(compiled)
     if output is None:
         click.echo(text)
@@ -353,11 +354,13 @@ def review(address: Path, store: Where | None) -> tuple[str, list[Shown], str]:
     waiting = [experiment.label for experiment in graph.experiments if experiment.family is None]
     named = f": {', '.join(waiting)}" if any(waiting) else ""
     unknown = f"layers or their order, before a search has run{named}" if waiting else ""
+    if graph.unknown:
+        unknown = "; ".join(filter(None, (unknown, "the tasks of lm-eval, which is not installed here")))
     return graph.name, shown, unknown
 
 
 def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> tuple[str, list[Shown], str]:
-    """Without a network, or without lm-eval: all but what is read, and layers where they depend on that."""
+    """Without a network: all but what is read, and layers where they depend on that."""
     families = {label: check_experiments([file])[0] for label, file in files.items()}
     shown = []
     for label, file in files.items():

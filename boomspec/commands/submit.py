@@ -134,6 +134,7 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: b
     done: set[str] = set()
     while True:
         graph, place, _, pending = shared.runnable(spec, store, kept.pins if kept else NO_PINS)
+        graph.check_known()
         graph = kept.hold(graph, place) if kept else graph
         waiting = shared.searches(graph, pending)
         if done & waiting:

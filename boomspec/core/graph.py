@@ -20,6 +20,7 @@ from boomspec.core.errors import BoomspecError, did_you_mean, redact
 from boomspec.core.execution import Execution
 from boomspec.core.files import write_atomically
 from boomspec.core.identity import canonical_plain, canonical_texts, digest, text_digest
+from boomspec.core.machine import install_line
 from boomspec.core.sizes import Lineage, Member
 from boomspec.core.tasks import Interpolate, Record
 from boomspec.core.tasks.record import Cost as Cost
@@ -28,6 +29,7 @@ CODE = "code"  # of a source's identity: digests of the code that the spec trust
 SCHEMA_VERSION = 2
 HELD_OUT_TEXT = "held_out_text"  # the kind of a source: files whose documents are all held out
 OUTSIDE = "outside"  # in the location of lm-eval tasks: whether they lie outside of the folder of the spec
+UNKNOWN = "unknown"  # the version of lm-eval in the identity of its tasks, compiled where it is not installed
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a graph: folders are called so
 _REDACTED = re.compile(r"<(\w+)>")  # what `redact` leaves in place of a secret
 
@@ -146,6 +148,21 @@ class TaskGraph:
     def reads_hub(self) -> bool:
         """Whether a task reads something from the hub; stock lm-eval tasks load their documents from there."""
         return any("hub" in source.identity or "lm_eval" in source.identity for source in self.sources.values())
+
+    @property
+    def unknown(self) -> frozenset[str]:
+        """The tasks that read lm-eval tasks of an unknown version: no artifact may be published under such an id."""
+        sources = {i for i, source in self.sources.items() if source.identity.get("lm_eval") == UNKNOWN}
+        return frozenset(i for i, node in self.nodes.items() if sources and sources & {*node.task.inputs.values()})
+
+    def check_known(self) -> None:
+        """Raise BoomspecError where the ids of tasks are not known, so that nothing can be run."""
+        if names := [self.nodes[i].name for i in self.nodes if i in self.unknown]:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            message = (
+                f"lm-eval is not installed where this was compiled: what '{names[0]}'{more} would measure is unknown"
+            )
+            raise BoomspecError(message, hint=f"{install_line('run')}, then compile the spec again")
 
     def only(self, label: str, *, named: object = None) -> Self:
         """One experiment with its own names of tasks; BoomspecError without it. `named`: how people call the graph."""

@@ -31,6 +31,7 @@ from boomspec.store.sources import changed_files, is_local, missing_files, uploa
 
 Action = Literal["reuse", "run", "unneeded", "blocked"]
 ABSENT = "not in the store"
+_UNKNOWN = "lm-eval is not installed here, so whether it is in the store is not known"
 SAVED_PLAN_VERSION = 1
 KEY = "boomspec_plan"
 _NAMED = 5  # differences that are named
@@ -67,7 +68,7 @@ class RunPlan:
 def plan_tasks(graph: TaskGraph, store: Store, *, checksums: bool = False) -> RunPlan:
     """The step of every task. `checksums`: compare contents of artifacts with their records, not only their sizes."""
     steps: dict[str, Step] = {}
-    wanted = set(graph.targets)
+    wanted, unknown = set(graph.targets), graph.unknown
     # All at once: looking for thousands of artifacts one by one takes seconds.
     unread: dict[tuple[str, str], BoomspecError] = {}
     everything = ((node.task.kind, node.id) for node in graph.nodes.values())
@@ -86,7 +87,7 @@ def plan_tasks(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Ru
         elif error is not None:
             steps[task_id] = Step("blocked", absence, unread=True)
         else:
-            steps[task_id] = Step("run", absence)
+            steps[task_id] = Step("run", _UNKNOWN if absence == ABSENT and task_id in unknown else absence)
             wanted.update(graph.waits_for(task_id))
     lost.update(i for i in graph.nodes if steps[i].action == "run" and lost.intersection(graph.waits_for(i)))
     running = [i for i in graph.nodes if steps[i].action == "run" and i not in lost]

@@ -91,6 +91,7 @@ def _parser() -> ArgumentParser:
 
 def _run(options: Namespace, interrupt: Interrupt, ray: "Ray") -> int:
     graph, store = read_graph(options.graph), open_store(options.store)
+    graph.check_known()
     if not options.report:
         check_trackers(graph.tracking)
         for line in warnings(graph):

@@ -7,7 +7,7 @@ a task's numbers and nothing else: no few-shot layout without examples, no setti
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from boomspec.compile.lm_eval.sources import definition_of
+from boomspec.compile.lm_eval.sources import definition_of, is_known
 from boomspec.compile.lm_eval.tasks import SingleTask
 from boomspec.compile.lm_eval.template import MARKERS, ChatTemplate, RefusedError, template_of
 from boomspec.core import tasks
@@ -97,9 +97,10 @@ def asking_problems(file: SpecFile) -> tuple[Problem, ...]:
     if evaluate is None:
         return ()
     definitions = [definition_of(file, task.task).tasks for task in evaluate.tasks]
-    problems = list(_unused(file, evaluate, definitions))
+    known = [is_known(file, task.task) for task in evaluate.tasks]
+    problems = list(_unused(file, evaluate, definitions)) if all(known) else []
     for index, (task, single) in enumerate(zip(evaluate.tasks, definitions, strict=True)):
-        problems += _of_task(file, index, task, single)
+        problems += _of_task(file, index, task, single) if known[index] else ()
     chats: dict[Location, ChatSpec] = {}
     for index, (task, single) in enumerate(zip(evaluate.tasks, definitions, strict=True)):
         if (chat := evaluate.chat_of(task)) is not None and _has_prompts(single):

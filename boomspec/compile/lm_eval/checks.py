@@ -14,7 +14,7 @@ from typing import Any
 
 from boomspec.compile.lm_eval.asking import asking_problems, settings_of
 from boomspec.compile.lm_eval.packages import missing_packages
-from boomspec.compile.lm_eval.sources import definition_of, only_generates
+from boomspec.compile.lm_eval.sources import definition_of, is_known, only_generates
 from boomspec.compile.lm_eval.tasks import LOADERS, MISSING, SingleTask, functions
 from boomspec.core import tasks
 from boomspec.core.errors import did_you_mean
@@ -58,7 +58,8 @@ def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
 def _vllm_failures(file: SpecFile) -> Iterator[Failure]:
     """Why vLLM cannot write text for this spec."""
     evaluate, determinism = file.spec.evaluate, file.spec.determinism
-    if evaluate is None or not any(only_generates(file, task.task) for task in evaluate.tasks):
+    named = [task.task for task in evaluate.tasks] if evaluate is not None else []
+    if not any(only_generates(file, name) or not is_known(file, name) for name in named):
         yield "no task has a model generate text, and vllm measures nothing else", "leave it out"
     if not file.spec.execution.of("evaluate").gpus:
         yield "vllm needs a GPU, and evaluations get none", "set execution.evaluate.gpus: 1"

@@ -1,6 +1,7 @@
 """The lm-eval tasks of a spec: the folder that each comes from, the local data that it names, and what identifies it.
 
-A task is looked for in the spec's own `tasks_folder` first, and then in the installed lm-eval.
+A task is looked for in the spec's own `tasks_folder` first, and then in the installed lm-eval. Where none
+is installed, its tasks are not known: a plan goes on without them, and nothing is run (`TaskGraph.check_known`).
 
 lm-eval hands `dataset_path` and `dataset_kwargs` to the datasets library, for which relative paths start where the
 process runs. Here they start at the folder of the file that says them. Names of data sets on the hub stay as they are.
@@ -22,7 +23,7 @@ from boomspec.compile.lm_eval.randomness import bootstraps, draws
 from boomspec.compile.lm_eval.tasks import SingleTask, TaskDefinition, stock_folder, task_index, texts
 from boomspec.compile.places import errors_at, resolve_path, shown_path
 from boomspec.core.errors import BoomspecError, did_you_mean
-from boomspec.core.graph import OUTSIDE, Source
+from boomspec.core.graph import OUTSIDE, UNKNOWN, Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.json_text import mapped
 from boomspec.core.task_data import ASKS, DATA, TASKS, data_folder_files, digests
@@ -33,6 +34,7 @@ from boomspec.spec.spec_file import SpecFile, memoized_for
 _FOLDER = ("evaluate", "tasks_folder")
 _PINNED = re.compile(r"hf://datasets/[\w.-]+(/[\w.-]+)?@[0-9a-f]{40}/.+")
 _SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")  # of `save_to_disk`
+_NOT_KNOWN = TaskDefinition((), (), (), {}, {}, ())
 _ADVICE = "write dataset_path: json (csv, parquet, text) and dataset_kwargs: {data_files: {test: FILE}}"
 
 
@@ -41,6 +43,8 @@ def task_chance(file: SpecFile, task: TaskSpec, generation: Generation | None = 
 
     generation: how the spec has its text generated.
     """
+    if not is_known(file, task.task):
+        return True, True
     folder, tasks, shots = _folder_of(file, task.task), definition_of(file, task.task).tasks, task.num_fewshot
 
     def chance() -> tuple[bool, bool]:
@@ -52,7 +56,16 @@ def task_chance(file: SpecFile, task: TaskSpec, generation: Generation | None = 
     return file.once(("chance", folder, task.task, shots, generation), chance)
 
 
+def is_known(file: SpecFile, task: str) -> bool:
+    """Whether it can be told here what a task is: not of lm-eval's own where lm-eval is not installed."""
+    own = _own_folder(file)
+    return lm_eval.installed_package() is not None or (own is not None and task in task_index(own).names)
+
+
 def definition_of(file: SpecFile, task: str) -> TaskDefinition:
+    """What a task consists of; nothing where that is not known here."""
+    if not is_known(file, task):
+        return _NOT_KNOWN
     folder = _folder_of(file, task)
     return file.once(("task definition", folder, task), lambda: lm_eval.read_task(task, folder))
 
@@ -83,6 +96,8 @@ def _folder_of(file: SpecFile, task: str) -> Path:
 @memoized_for("evaluate")
 def task_source(file: SpecFile, task: str, index: int) -> Source:
     """The source of a task, the `index`-th of the spec. Raises SpecError for one that does not exist or may not run."""
+    if not is_known(file, task):
+        return Source("lm_eval_tasks", {"lm_eval": UNKNOWN}, {})
     own, folder, place = _own_folder(file), _folder_of(file, task), ("evaluate", "tasks", index)
     if task not in task_index(folder).names:
         known = [*(task_index(own).names if own is not None else ()), *task_index(folder).names]
