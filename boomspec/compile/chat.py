@@ -17,13 +17,16 @@ from boomspec.models.hub import UnreachableError
 from boomspec.models.tokenizer import has_chat_template
 from boomspec.spec.spec_file import SpecFile, memoized_for
 
+_ONE = "a model has one: give both sources the same"
 _HINT = "give one: chat_template, a file with a Jinja template"
 
 
 def chat_problems(file: SpecFile) -> Iterator[Problem]:
     """What is wrong with the sources of conversations, without asking the hub."""
     data, templates = file.spec.data, dict[str, str]()
-    for name, source in data.texts.items() if data is not None else ():
+    texts = {} if data is None else data.texts
+    brought = next((name for name, source in texts.items() if source.chat_template is not None), None)
+    for name, source in texts.items():
         if not source.is_chat:
             continue
         at = place_of_text(name)
@@ -41,7 +44,10 @@ def chat_problems(file: SpecFile) -> Iterator[Problem]:
                 continue
             if (other := next(iter(templates))) != name and templates[other] != templates[name]:
                 message = f"it is not the chat template of the source '{other}'"
-                yield file.problem(place, message, "a model has one: give both sources the same")
+                yield file.problem(place, message, _ONE)
+        elif brought is not None:
+            message = f"it has the teacher's chat template, and the source '{brought}' brings another"
+            yield file.problem(at, message, _ONE, key=True)
         elif file.spec.teacher.pretrain is not None:
             message = "the tokenizer that is trained here has no chat template"
             yield file.problem(at, message, _HINT, key=True)

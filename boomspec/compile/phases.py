@@ -21,7 +21,7 @@ from boomspec.core.losses import Losses
 from boomspec.core.tasks import Distill, Phase
 from boomspec.core.tasks.training import BEFORE
 from boomspec.spec.sections.phases import names
-from boomspec.spec.sections.shares import BlendPart
+from boomspec.spec.sections.shares import BlendPart, proportions
 
 _STUDENT = "distill student"  # the name of the task that makes the family's student
 
@@ -73,7 +73,10 @@ def _stream(build: Builder, data: str | Mapping[str, BlendPart] | None) -> Hasha
         return text
     if [part.unit for part in text.values()] == ["weight"]:  # all of one source
         return next(iter(text))
-    return tuple(sorted((name, part.unit, part.value) for name, part in text.items()))
+    values = [part.value for part in text.values()]
+    if next(iter(text.values())).unit == "weight":  # 0.7 and 0.3 are 70% and 30%
+        values = [*proportions(values)]
+    return tuple(sorted((name, part.unit, value) for (name, part), value in zip(text.items(), values, strict=True)))
 
 
 def _parts(build: Builder, record: Distill, inputs: Mapping[str, str]) -> list[_Part]:

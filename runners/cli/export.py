@@ -23,7 +23,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.json_text import json_text
 from boomspec.core.layers import STUDENT, TEACHER, layers_text
 from boomspec.core.sizes import Member
-from boomspec.core.tasks import Tokenize
+from boomspec.core.tasks import Tokenize, Transfer
 from boomspec.models.facts import read_facts
 from boomspec.models.family_file import CARD, FAMILY_FILE, INDEX_FILE, FamilyFile, size_folders
 from boomspec.models.folder import CONFIG
@@ -98,17 +98,32 @@ def export(
 
 
 def _add_chat_template(graph: TaskGraph, folder: Path) -> None:
-    """Give every tokenizer below a folder the chat template by which the student's text was rendered.
-
-    It is that of the teacher's tokenizer, which is there, unless the data brought one.
-    """
+    """Give every tokenizer below a folder the chat template that the data brought, where it did."""
     from runners.data.chat import add_template
 
-    records = (node.task.record for node in graph.nodes.values())
-    chats = (record.chat for record in records if isinstance(record, Tokenize) and record.chat is not None)
-    if (template := next((chat.template for chat in chats if chat.template is not None), None)) is not None:
+    if (template := brought_template(graph)) is not None:
         for config in sorted(folder.rglob("tokenizer_config.json")):
             add_template(config.parent, template)
+
+
+def brought_template(graph: TaskGraph) -> str | None:
+    """The chat template that came with the text which the student was trained on.
+
+    None: it is that of the teacher's tokenizer. So it is of a student that was transferred: the text was its base's.
+    """
+    from runners.modeling.models import lineage_of  # not at the top: see `_write_size`
+
+    waiting, seen = [lineage_of(graph).student], set[str]()
+    while waiting:
+        task_id = waiting.pop()
+        if task_id in seen or (node := graph.nodes.get(task_id)) is None:
+            continue
+        seen.add(task_id)
+        record, inputs = node.task.record, node.task.inputs
+        if isinstance(record, Tokenize) and record.chat is not None and record.chat.template is not None:
+            return record.chat.template
+        waiting += [inputs["teacher"]] if isinstance(record, Transfer) else inputs.values()
+    return None
 
 
 def _write_size(graph: TaskGraph, store: Store, plan: str, folder: Path, name: str) -> None:
@@ -168,7 +183,16 @@ def _write_gguf(graph: TaskGraph, store: Store, plan: str | None, folder: Path, 
         raise BoomspecError("the package gguf is not installed", hint="pip install 'boomspec[gguf]'") from error
     from runners.cli.gguf_export import write_gguf_sizes
 
-    write_gguf_sizes(graph, store, _chosen(graph, plan), folder, name, kind=kind, index_too=plan is None)
+    write_gguf_sizes(
+        graph,
+        store,
+        _chosen(graph, plan),
+        folder,
+        name,
+        kind=kind,
+        index_too=plan is None,
+        template=brought_template(graph),
+    )
 
 
 def _chosen(graph: TaskGraph, plan: str | None) -> dict[str, Member]:

@@ -16,7 +16,15 @@ from boomspec.store import Store
 
 
 def write_gguf_sizes(
-    graph: TaskGraph, store: Store, members: dict[str, Member], folder: Path, name: str, *, kind: str, index_too: bool
+    graph: TaskGraph,
+    store: Store,
+    members: dict[str, Member],
+    folder: Path,
+    name: str,
+    *,
+    kind: str,
+    index_too: bool,
+    template: str | None = None,  # a chat template, in the place of the tokenizer's
 ) -> None:
     """Write each member into `folder` as NAME.gguf, in the type `kind` ("stored": that of its weights), and a card.
 
@@ -37,7 +45,10 @@ def write_gguf_sizes(
     facts = read_facts(sources[TEACHER])
     check_known(facts.model_type, graph.name)
     chosen = file_type(None if kind == "stored" else kind, facts.dtype)
-    vocabulary = vocabulary_of(tokenizer_of(sources[TEACHER], code), sources[TEACHER])
+    tokenizer = tokenizer_of(sources[TEACHER], code)
+    if template is not None:
+        tokenizer.chat_template = template
+    vocabulary = vocabulary_of(tokenizer, sources[TEACHER])
     licence = {key: str(base[key]) for key in ("license", "license_name", "license_link") if base.get(key)}
     languages = base.get("language") or ()
     notes, files = dict[str, None](), dict[str, Member]()

@@ -18,10 +18,13 @@ def additive_masks(model: Any, seen_BTT: Tensor, positions_BT: Tensor) -> Any:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
-    least = torch.finfo(model.dtype).min
+    # Another dtype than that of the products would be cast in every layer, and each copy kept for the backward pass.
+    device = seen_BTT.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+    least = torch.finfo(dtype).min
 
     def added(allowed_BTT: Tensor) -> Tensor:
-        return torch.zeros_like(allowed_BTT, dtype=model.dtype).masked_fill(~allowed_BTT, least)[:, None]
+        return torch.zeros_like(allowed_BTT, dtype=dtype).masked_fill(~allowed_BTT, least)[:, None]
 
     masks = {"full_attention": added(seen_BTT)}
     if window is not None and kinds != {"full_attention"}:

@@ -95,6 +95,8 @@ def test_two_sources_have_one_template(folder) -> None:
     assert wording("chat_data.not_the_template") in problems(folder, found)
     found["sources"]["more"]["chat_template"] = "chat.jinja"
     compiled(folder, found)
+    del found["sources"]["more"]["chat_template"]  # it would be rendered by the teacher's
+    assert wording("chat_data.brings_another") in problems(folder, found)
 
 
 def test_a_teacher_without_a_template_is_an_error_where_the_source_brings_none(folder) -> None:

@@ -230,6 +230,9 @@ def test_a_phase_reads_its_text_where_those_before_it_have_ended_on_the_same_one
     blend = mixed["blend web 3.0, code 1.0"]
     assert mixed[LAST].task.inputs["tokens"] == blend.id
     assert set(blend.task.inputs.values()) == {web, code}
+    again = {"data": {"code": "25%", "web": "75%"}, "tokens": 512}  # the same blend, written in another way
+    last = by_name(specs.edited(*named([{**again, "data": {"web": 3, "code": 1}}, again])))[LAST]
+    assert (last.task.inputs["tokens"], record(last).phase) == (blend.id, Phase(first=2, steps=2, passed=2))
 
 
 def test_the_text_of_a_later_phase_changes_none_before_it(specs: Writer) -> None:

@@ -134,6 +134,25 @@ CASES: dict[str, tuple[tuple[int, ...], bool]] = {
 }  # fmt: skip
 
 
+def test_a_mask_is_kept_once_for_all_layers(tokens: Path) -> None:
+    def kept(layers: int, batch_BT: Tensor) -> int:
+        found: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            found[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        model = tiny.model("llama", layers=layers)
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16):
+            trunk(model, batch_BT)
+        return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+    marked_BT = inputs_of(batch_of(tokens))
+    one, four = (kept(layers, marked_BT) - kept(layers, tokens_of(marked_BT)) for layers in (1, 4))
+    assert one == four >= 2 * ROWS * (LENGTH + 1) ** 2  # bf16, as the products are
+
+
 @pytest.mark.parametrize(("prefix", "ends"), CASES.values(), ids=CASES)
 def test_marks_are_where_documents_begin(tmp_path: Path, prefix: tuple[int, ...], ends: bool) -> None:
     stream = TokenStream(artifact(tmp_path / "tokens", prefix=prefix, ends=ends), apart=True)
@@ -357,11 +376,17 @@ def test_every_task_that_reads_text_knows_it_and_no_other_id_changes(tmp_path: P
         "baselines": ["random_init", "naive_pruning"],
     }
 
+    masks: dict[bool, int] = {}  # bytes that a plan counts for the student's training
+
     def tasks(**more: Any) -> dict[str, Any]:
         graph = small.compiled(small.write_spec(tmp_path, **sections, **more), FolderStore(tmp_path / "store")).graph
+        student = next(node for node in graph.nodes.values() if node.name == "distill student")
+        assert student.cost is not None
+        masks["data" in more] = student.cost.memory.get("attention mask", 0)
         return {node.name: node.task for node in graph.nodes.values()}
 
     plain, apart = tasks(), tasks(data={"isolate_documents": True})
+    assert masks[True] > masks[False] == 0
     assert tasks(data={"isolate_documents": False}).keys() == plain.keys()
     assert {task.id for task in tasks(data={"isolate_documents": False}).values()} == {t.id for t in plain.values()}
     for name, task in apart.items():

@@ -23,15 +23,16 @@ from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.layers import layers_text, read_layers, teacher_layers
-from boomspec.core.tasks import Conversations, Evaluate, Tokenize
+from boomspec.core.tasks import Conversations, Evaluate, Tokenize, Transfer
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.family_file import size_folders
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
 from runners.assembly.assemble import assemble
 from runners.assembly.gguf_file import check_known
-from runners.cli.export import export, main
+from runners.cli.export import brought_template, export, main
 from runners.modeling.family_folder import open_family_folder
+from runners.modeling.models import lineage_of
 from runners.report.family_card import family_card
 from runners.report.model_card import fence, front_matter_of
 from tests.messages import wording
@@ -456,3 +457,8 @@ def test_the_chat_template_that_the_data_brought_goes_along(made, tmp_path):
     folders = [path.parent for path in (tmp_path / "all").rglob("config.json")]
     assert len(folders) > 1
     assert {AutoTokenizer.from_pretrained(folder).chat_template for folder in folders} == {chat.template}
+    distilled = graph.nodes[student := lineage_of(graph).student]
+    given = {"teacher": distilled.task.inputs["teacher"], "base": "base", "distilled": "distilled"}
+    transferred = replace(distilled, task=replace(distilled.task, record=Transfer(kept=(0,)), inputs=given))
+    nodes = {**graph.nodes, student: transferred, "distilled": distilled}
+    assert (brought_template(graph), brought_template(replace(graph, nodes=nodes))) == (chat.template, None)

@@ -162,9 +162,12 @@ class _Prices(Prices):
         parameters = model.parameters - (model.embedding if frozen else 0) + of_pairs.parameters
         # Of weights and moments in the host's memory, while a checkpoint is written. Of copies one worker writes it.
         copies = 12 * parameters // (workers if cut else 1)
+        beside = {} if self.on_gpu else {"checkpoint": copies}
+        if recipe.isolate:  # of which token sees which: one for all layers
+            beside["attention mask"] = micro_batch * length**2 * (2 if recipe.precision == "bf16" else 4)
         return Cost(
             flops=recipe.tokens * (each + labelled) + compared,
-            memory=memory.training(model, step, run) | ({} if self.on_gpu else {"checkpoint": copies}),
+            memory=memory.training(model, step, run) | beside,
             disk=4 * model.parameters if teacher is None else model.bytes,
             read=sum(self.models[role].bytes for role in {"teacher", "start", *teachers} if role in self.models),
             tokens=recipe.tokens,
