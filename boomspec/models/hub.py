@@ -7,7 +7,6 @@ asks again for half a minute before it gives up, so whether there is a network i
 import importlib
 import os
 import re
-import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
@@ -59,6 +57,9 @@ def _hub() -> Any:
 
 @cache
 def _connects(endpoint: str) -> bool:
+    import socket  # these two take a tenth of the time that a spec is validated in
+    from urllib.request import getproxies
+
     if getproxies():
         return True  # it is for them to find the machine
     address = urlsplit(endpoint)
