@@ -23,7 +23,7 @@ from boomspec.core.sizes import shown_bytes
 from boomspec.store import is_url, packages_of
 
 # Code and the packages' data (`package-data` in pyproject.toml), nothing else that may lie in their folders.
-SHIPPED = ("**/*.py", "**/*.jinja", "templates/*.yaml", "**/*.schema.json", "**/*.css", "**/*.js", "py.typed")
+SHIPPED = ("**/*.py", "**/*.jinja", "templates/**/*.yaml", "**/*.schema.json", "**/*.css", "**/*.js", "py.typed")
 LARGEST = 64 << 20  # bytes; Ray keeps it, packed, in the memory of the head
 _JOB = "job"
 _FROM_THE_CLUSTER = ("boomspec", "ray")  # never installed for a job: the one travels with it, the other runs it
