@@ -172,7 +172,7 @@ def _write_all(graph: TaskGraph, store: Store, folder: Path, name: str, *, share
             (folder / size / CARD).write_text(redact(card), encoding="utf-8")
         text = json_text(index(graph, sizes, results), indent=1, ensure_ascii=False)
         (folder / INDEX_FILE).write_text(redact(text) + "\n", encoding="utf-8")
-    card = family_card(graph, sizes, results, kind="family" if shared else "folders", name=name)
+    card = family_card(graph, store, sizes, results, kind="family" if shared else "folders", name=name)
     (folder / CARD).write_text(redact(card), encoding="utf-8")
 
 

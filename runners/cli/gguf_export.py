@@ -80,5 +80,5 @@ def write_gguf_sizes(
     if index_too:
         text = json_text(index(graph, files, results), indent=1, ensure_ascii=False)
         (folder / INDEX_FILE).write_text(redact(text) + "\n", encoding="utf-8")
-    card = family_card(graph, files, results, kind="gguf", name=name)
+    card = family_card(graph, store, files, results, kind="gguf", name=name)
     (folder / CARD).write_text(redact(card), encoding="utf-8")

@@ -3,19 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from huggingface_hub import ModelCardData
-
 import boomspec
 from boomspec.core.graph import TaskGraph
 from boomspec.core.sizes import Lineage, Member, compact_plan, shown_bytes
 from boomspec.models.trust import foreign_code
 from boomspec.store import Store
 from runners.modeling.models import lineage_of
-from runners.report.model_card import base_metadata, fence, measured_rows, source_of
+from runners.report.card_metadata import front_matter, measured_rows
+from runners.report.model_card import base_metadata, fence, source_of
 from runners.report.page import TEMPLATES
 
 Kind = Literal["folders", "family", "gguf"]
-_TAGS = ("boomerang-distillation", "model-interpolation", "boomspec")
 _COLUMNS = 6  # numbers beside each other in the table; the index has all
 
 
@@ -40,20 +38,22 @@ def base_of(graph: TaskGraph) -> dict[str, Any]:
 
 
 def family_card(
-    graph: TaskGraph, sizes: Mapping[str, Member], results: Sequence[dict[str, Any]], *, kind: Kind, name: str
+    graph: TaskGraph,
+    store: Store,
+    sizes: Mapping[str, Member],
+    results: Sequence[dict[str, Any]],
+    *,
+    kind: Kind,
+    name: str,
 ) -> str:
     """The text of README.md for a folder that holds these sizes, by their folders or files; `name` is the folder's."""
     lineage, base = lineage_of(graph), base_of(graph)
-    metadata = ModelCardData(
-        **base,
-        library_name={"folders": "transformers", "family": "boomspec", "gguf": "gguf"}[kind],
-        pipeline_tag="text-generation",
-        datasets=[s.identity["hub"] for s in graph.sources.values() if s.kind == "hub_dataset"] or None,
-        tags=[*_TAGS, *(["gguf"] if kind == "gguf" else [])],
-    )
+    library = {"folders": "transformers", "family": "boomspec", "gguf": "gguf"}[kind]
+    models = {f"{graph.name}, {path}": member for path, member in sizes.items()}
+    tags = ("gguf",) if kind == "gguf" else ()
     columns = _columns(results)
     return TEMPLATES.get_template("family_card.md.jinja").render(
-        front_matter=f"{metadata.to_yaml()}\n",
+        front_matter=front_matter(graph, store, models, base, library=library, tags=tags),
         title=graph.name,
         kind=kind,
         name=name,

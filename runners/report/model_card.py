@@ -1,25 +1,23 @@
 """Write the model card of an exported size, from the graph and the store: what it is, how it was made, its results."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import ModelCard, hf_hub_download
 
 import boomspec
 from boomspec.core.graph import Source, TaskGraph
 from boomspec.core.sizes import Lineage, Member, compact_plan
-from boomspec.core.tasks import Dequantize, Distill, Report, Transfer
+from boomspec.core.tasks import Dequantize, Distill, Transfer
 from boomspec.models.facts import read_config, read_facts, total_bytes, total_parameters
 from boomspec.models.trust import foreign_code
 from boomspec.store import Store
 from runners.modeling.models import lineage_of
-from runners.report.collect import collect
+from runners.report.card_metadata import front_matter, measured_rows
 from runners.report.format import count, size
-from runners.report.page import TEMPLATES, fetched
-from runners.report.study import Row
+from runners.report.page import TEMPLATES
 
 _CARD = "README.md"
 _FROM_BASE = ("license", "license_name", "license_link", "language")  # what a derived model must or may repeat
@@ -34,13 +32,8 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
     base = base_metadata(teacher) if teacher is not None else {}
     masked = "ForMaskedLM" in str(read_config(folder).get("architectures"))
     kind = "student" if member.plan == lineage.trained.plan else "teacher" if member.is_teacher else "interpolated"
-    metadata = ModelCardData(
-        **base,
-        library_name="transformers",
-        pipeline_tag="fill-mask" if masked else "text-generation",
-        datasets=[s.identity["hub"] for s in graph.sources.values() if s.kind == "hub_dataset"] or None,
-        tags=["boomerang-distillation", "model-interpolation", "boomspec"],
-    )
+    called = f"{graph.name}, {member.layers} layers"
+    pipeline = "fill-mask" if masked else "text-generation"
     records = []
     for title, task in (("Distillation", lineage.student), ("The teacher's training", lineage.teacher)):
         if task in graph.nodes and not isinstance(record := graph.nodes[task].task.record, Dequantize):
@@ -48,8 +41,8 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
             text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
             records.append((_TITLES.get(record.kind, title), fence(text)))
     return TEMPLATES.get_template("model_card.md.jinja").render(
-        front_matter=f"{metadata.to_yaml()}\n",
-        title=f"{graph.name}, {member.layers} layers",
+        front_matter=front_matter(graph, store, {called: member}, base, library="transformers", pipeline=pipeline),
+        title=called,
         kind=kind,
         auto_class="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
         name=name,
@@ -173,17 +166,6 @@ def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[
         name = metric.replace("_", " ") + {True: " ↑", False: " ↓", None: ""}[better]
         lines.append({"measure": measure.replace("_", " "), "metric": name, "rows": rows})
     return {"labels": list(columns), "lines": lines, "evaluated": any(model == own for model, _, _ in found)}
-
-
-def measured_rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
-    """Every number in the store, with the id of the model that it is of."""
-    for report in (node.task for node in graph.nodes.values() if isinstance(node.task.record, Report)):
-        assert isinstance(report.record, Report)
-        inputs = {cell.input: report.inputs[cell.input] for cell in report.record.cells}
-        folders = fetched(graph, store, inputs)
-        for cell in (cell for cell in report.record.cells if cell.input in folders):
-            study = collect(Report(cells=(cell,), trainings={}), folders.__getitem__)
-            yield from ((graph.nodes[inputs[cell.input]].task.inputs["model"], row) for row in study.rows)
 
 
 def _provenance(graph: TaskGraph, store: Store, member: Member) -> list[tuple[str, str]]:

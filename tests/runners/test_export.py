@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -21,9 +22,9 @@ import boomspec
 from boomspec.commands.cli import main as command_line
 from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.graph import Node, Source, TaskGraph
 from boomspec.core.layers import layers_text, read_layers, teacher_layers
-from boomspec.core.tasks import Conversations, Evaluate, Tokenize, Transfer
+from boomspec.core.tasks import Cell, Conversations, Evaluate, Tokenize, Transfer
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.family_file import size_folders
 from boomspec.spec.experiments import load_spec
@@ -33,8 +34,10 @@ from runners.assembly.gguf_file import check_known
 from runners.cli.export import brought_template, export, main
 from runners.modeling.family_folder import open_family_folder
 from runners.modeling.models import lineage_of
+from runners.report.card_metadata import evaluation_results, front_matter
 from runners.report.family_card import family_card
 from runners.report.model_card import fence, front_matter_of
+from runners.report.study import Row, Size
 from tests.messages import wording
 from tests.runners import here, tiny
 from tests.runners.family import PROVENANCE, artifact
@@ -99,7 +102,9 @@ def made(tmp_path_factory) -> Made:
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     named = {"eos_token": "<eos>", "chat_template": TEMPLATE}
     PreTrainedTokenizerFast(tokenizer_object=words, **named).save_pretrained(base)
-    (base / "README.md").write_text("---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n# Base\n")
+    (base / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\nlanguage: [en, de]\n---\n# Base\n"
+    )
     spec = folder / "spec.yaml"
     spec.write_text(SPEC)
     graph = compile_experiments([load_spec(spec)]).graph
@@ -174,6 +179,12 @@ def test_the_card_and_the_index_of_all_sizes_say_what_each_is_and_what_was_measu
     card = (tmp_path / "all" / "README.md").read_text()
     assert front_matter_of(card)["base_model"] == "base-6L"
     assert front_matter_of(card)["license_name"] == "tiny"
+    listed = yaml.safe_load(card.split("---")[1])
+    assert listed["base_model_relation"] == "merge"
+    assert listed["model-index"] == [
+        {"name": f"grown, {size}-layers", "results": [held_out_result(loss)]}
+        for size, loss in ((3, 3.75), (5, 3.5), (6, 3.25))  # 4 layers were not measured
+    ]
     lines = [line for line in card.splitlines() if line.startswith("| `")]
     assert [line.split("|")[-2].strip() for line in lines] == ["3.750 ± 0.020", "", "3.500 ± 0.020", "3.250 ± 0.020"]
     for size, line in zip(written["sizes"], lines, strict=True):
@@ -229,7 +240,7 @@ def test_the_card_of_a_family_says_where_no_licence_was_found(made):
     card.unlink()
     try:
         sizes = size_folders(made.graph.family)
-        written = family_card(made.graph, sizes, [], kind="family", name="family")
+        written = family_card(made.graph, made.store, sizes, [], kind="family", name="family")
     finally:
         card.write_text(text)
     assert wording("export.licence_not_found") in written
@@ -269,17 +280,28 @@ def test_a_call_that_means_nothing_is_an_error(made, arguments, message):
     assert message in result.output
 
 
+def held_out_result(value: float) -> dict[str, object]:
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"type": "held_out", "name": "held-out documents of the training data"},
+        "metrics": [{"type": "loss", "name": "loss", "value": value}],
+    }
+
+
 def test_the_card_says_what_the_model_is_and_how_it_was_made(made, tmp_path):
     export(made.graph, made.store, plan(made, "5 layers"), tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
     assert front_matter_of(card) == {
         "base_model": "base-6L",
+        "base_model_relation": "merge",
         "license": "other",
         "license_name": "tiny",
         "license_link": "LICENSE",
+        "language": ["en", "de"],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["boomerang-distillation", "model-interpolation", "boomspec"],
+        "model-index": [{"name": "grown, 5 layers", "results": [held_out_result(3.5)]}],
     }
     parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(tmp_path / "model").parameters())
     for text in (
@@ -297,6 +319,43 @@ def test_the_card_says_what_the_model_is_and_how_it_was_made(made, tmp_path):
     ):
         assert text in card, card
     assert "not been evaluated" not in card
+
+
+def test_the_metadata_names_every_data_set_and_results_as_the_hub_reads_them(made, tmp_path):
+    chat = {"hub": "owner/chat", "revision": "0" * 40, "config": None, "split": "train"}
+    named = [Source("hub_dataset", chat | more, {}) for more in ({}, {"split": "more"}, {"hub": "owner/pile"})]
+    graph = replace(made.graph, sources=made.graph.sources | {source.id: source for source in named})
+    sizes = {"grown": made.graph.family.pick("5 layers")}
+    found = yaml.safe_load(front_matter(graph, made.store, sizes, {}, library="transformers"))
+    assert found["datasets"] == ["owner/chat", "owner/pile"]
+    assert "base_model_relation" not in found  # there is no base
+    base = {"base_model": "a/b"}
+    for size, relation in (("student", "finetune"), ("teacher", None), ("5 layers", "merge")):
+        member = {"grown": made.graph.family.pick(size)}
+        found = yaml.safe_load(front_matter(graph, made.store, member, base, library="transformers"))
+        assert found.get("base_model_relation") == relation
+    (tmp_path / "artifact.json").write_text(json.dumps({"task": {"inputs": {}}}))
+    arc = {"dataset_path": "allenai/ai2_arc", "dataset_name": "ARC-Easy", "test_split": "test"}
+    local = {"dataset_path": "json", "dataset_kwargs": {"data_files": "own.jsonl"}, "test_split": "test"}
+    content = {"configs": {"arc_easy": arc, "own": local}, "n-shot": {"arc_easy": 5, "own": 0}}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    rows = []
+    for measure, task in (("arc_easy", None), ("arc_easy (chat)", "arc_easy"), ("own", None), ("group", None)):
+        known = {"parameters": 1, "bytes": 1, "input": "0"}
+        cell = Cell(series="interpolated", layers=5, measure=measure, task=task, **known)
+        for metric, value in (("acc", 0.25), ("exact_match,strict", 0.5)):
+            rows.append(Row(cell, Size(5), tmp_path, "", measure, metric, value, None, True))
+    written = evaluation_results(made.graph, rows, "text-generation")
+    name, read = model_index_to_eval_results(eval_results_to_model_index("grown", written))
+    assert (name, read) == ("grown", written)
+    places = [(one.dataset_type, one.dataset_config, one.dataset_split, one.dataset_args) for one in read[::2]]
+    assert places == [
+        ("allenai/ai2_arc", "ARC-Easy", "test", {"num_few_shot": 5}),
+        ("arc_easy (chat)", None, None, {"num_few_shot": 5}),
+        ("own", None, None, {"num_few_shot": 0}),
+        ("group", None, None, None),
+    ]
+    assert [(one.metric_type, one.metric_value) for one in read[:2]] == [("acc", 0.25), ("exact_match", 0.5)]
 
 
 def test_the_card_of_a_size_that_was_not_evaluated_shows_student_and_teacher(made, tmp_path):
