@@ -3,6 +3,9 @@
 It reads the JSON Schema of the spec language, from which editors explain fields, too.
 """
 
+import os
+import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +21,8 @@ from boomspec.spec.schema import Schema, described, inside, mappings, members, s
 from boomspec.spec.spec_file import Spec
 from boomspec.spec.yaml_writer import inline
 
-_WIDTH = 96
+_WIDTH = 96  # of text that no narrower terminal shows
+_NAMED = "NAME"  # stands for the names that a spec gives, as those of `data.sources`
 _MISSING = object()  # where there is no default: the field has to be given
 
 
@@ -64,11 +68,12 @@ def command(field: str, as_json: bool) -> None:
     if as_json:
         click.echo(json_text(found.to_json(), indent=2))
         return
+    width = _width()
     click.secho(found.path or "a spec", bold=True)
     for line in found.says.splitlines():
-        click.echo(textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="  "))
+        click.echo(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="  "))
     if found.path:
-        click.echo(textwrap.fill(f"takes:    {found.takes}", _WIDTH, initial_indent="  ", subsequent_indent=" " * 12))
+        click.echo(textwrap.fill(f"takes:    {found.takes}", width, initial_indent="  ", subsequent_indent=" " * 12))
         click.echo(
             "  default:  none: it has to be given"
             if found.default is _MISSING
@@ -78,10 +83,15 @@ def command(field: str, as_json: bool) -> None:
         click.echo(f"  examples: {inline(found.examples[0])}")
         for example in found.examples[1:]:
             click.echo(f"            {inline(example)}")
-    width = max(map(len, found.inner), default=0)
+    column = max(map(len, found.inner), default=0)
     for name, says in found.inner.items():
-        indent = " " * (width + 4)
-        click.echo(textwrap.fill(f"  {name:{width}}  {says}", _WIDTH, subsequent_indent=indent))
+        indent = " " * (column + 4)
+        click.echo(textwrap.fill(f"  {name:{column}}  {says}", width, subsequent_indent=indent))
+
+
+def _width() -> int:
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return min(_WIDTH, shutil.get_terminal_size().columns) if has_width else _WIDTH
 
 
 def explain(path: Sequence[str]) -> Explained:
@@ -90,18 +100,29 @@ def explain(path: Sequence[str]) -> Explained:
     choices, required, above = [field], True, ""
     for name in path:
         found = next((one for one in mappings(choices) if name in one["properties"]), None)
-        if found is None:
+        named = _named(choices)
+        if found is None and not named:
             raise _unknown(name, choices, above)
-        field, required = found["properties"][name], name in found.get("required", ())
+        if found is not None:
+            field, required = found["properties"][name], name in found.get("required", ())
+        else:
+            field, required = named[0] | {"description": f"One of {above}, which a spec names as it likes."}, False
         choices = members(field)
         # A list is explained by what may be in it.
         choices += [inner for choice in choices if choice.get("type") == "array" for inner in inside([choice], 0)]
         above = f"{above}.{name}" if above else name
     inner = {name: _first(field) for one in mappings(choices) for name, field in one["properties"].items()}
+    if _named(choices):
+        inner[_NAMED] = f"One of them, by a name of your own: boomspec explain {above}.{_NAMED}"
     says = field.get("description") or next((one["description"] for one in choices if one.get("description")), "")
     takes = described([one for one in members(field) if one.get("type") != "null"])
     default = _MISSING if required else field.get("default")
     return Explained(above, says.strip(), takes, default, tuple(field.get("examples") or ()), inner)
+
+
+def _named(choices: list[Schema]) -> list[Schema]:
+    """What a mapping holds behind names that the spec gives, where that has fields of its own."""
+    return mappings([inner for one in choices if "properties" not in one for inner in inside([one], _NAMED)])
 
 
 def _first(field: Schema) -> str:

@@ -78,6 +78,7 @@ def plan(
         printed = shared.runner_output("runners.cli.calibrate", "--folder", str(calibrated.root / "cache"))
         save_calibration(calibrated, json.loads(printed))
     compiled, place = shared.compiled_with(spec, store)
+    place.check_is_no_file()
     check_locks(place.root)
     graph = compiled.graph
     asked = (line for file in compiled.files for line in asking_warnings(file))

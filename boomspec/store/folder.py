@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
 
 _FETCHED_AT_ONCE = 8
+_SAY_WHERE = "say where it is: --store FOLDER (by default ./boomspec-store)"
 _SAMPLE = 400  # artifacts of one kind, among which `newest` looks
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>.+)")
 _DISCARDED = re.compile(rf"\..+{re.escape(files.DISCARDED)}[0-9a-f]+")
@@ -74,6 +75,7 @@ class FolderStore:
 
     def check_writable(self) -> None:
         """Raise BoomspecError unless artifacts can be written, and locks or leases taken."""
+        self.check_is_no_file()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as file:
@@ -82,19 +84,23 @@ class FolderStore:
             message = f"store {self.root}: cannot be written: {error.strerror}"
             raise BoomspecError(message, hint="choose another folder with --store") from error
 
+    def check_is_no_file(self) -> None:
+        """Raise BoomspecError for a file: a store is a folder, or not there yet."""
+        if self.root.exists() and not self.root.is_dir():
+            raise BoomspecError(f"{self.root} is a file, not a store", hint=_SAY_WHERE)
+
     def check_is_store(self, *, may_be_absent: bool = False) -> None:
         """Raise BoomspecError unless it is a store or an empty place that may become one."""
+        self.check_is_no_file()
         problem = None
         if not self.root.exists():
             problem = None if may_be_absent else f"there is no store {self.root}"
-        elif not self.root.is_dir():
-            problem = f"{self.root} is a file, not a store"
         elif any(self.root.iterdir()) and not (self.root / IN_USE).is_file():
             artifacts = (path.name for kind in records.stored_kinds() for path in self.root.glob(f"{kind}/[!.]*"))
             if not any(self.root.glob(f"{RUNS}/*/graph.json")) and not any(map(records.is_task_id, artifacts)):
                 problem = f"{self.root} is not a store: it holds neither artifacts nor runs"
         if problem is not None:
-            raise BoomspecError(problem, hint="say where it is: --store FOLDER (by default ./boomspec-store)")
+            raise BoomspecError(problem, hint=_SAY_WHERE)
 
     def ids(self, kind: str) -> set[str]:
         """Everything of a kind that may be an artifact: what is not in it is not in the store."""

@@ -33,7 +33,8 @@ class Conversation(NamedTuple):
 def read_conversation(row: Any, fields: Conversations, place: str) -> Conversation | BadRow:
     """The conversation of a row."""
     if fields.messages is None:
-        found = [field_of(row, name, place) for name in (fields.prompt, fields.response) if name is not None]
+        pair = (("data.prompt", fields.prompt), ("data.response", fields.response))
+        found = [field_of(row, name, place, setting=setting) for setting, name in pair if name is not None]
         for value, name in zip(found, (fields.prompt, fields.response), strict=True):
             if isinstance(value, BadRow):
                 return value
@@ -43,7 +44,7 @@ def read_conversation(row: Any, fields: Conversations, place: str) -> Conversati
         if not response.strip():
             return _bad("no response", place, f"field '{fields.response}' is empty: there is no response")
         return Conversation([{"role": "user", "content": prompt}, {"role": RESPONDS, "content": response}], None)
-    value = _listed(field_of(row, fields.messages, place))
+    value = _listed(field_of(row, fields.messages, place, setting="data.messages"))
     if isinstance(value, BadRow):
         return value
     if not isinstance(value, list) or not value:

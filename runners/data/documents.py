@@ -335,7 +335,8 @@ def _parquet_rows(path: Path, reader: RowReader, skipped: Skipped) -> Iterator[R
             if column in names:
                 columns.append(column)
             elif field not in reader.optional:
-                bad = no_field(str(path), field, names)
+                setting = "data.text_field" if isinstance(reader, TextField) else "the fields of data"
+                bad = no_field(str(path), field, names, setting)
                 raise BoomspecError(bad.message, hint=bad.hint)
         size, number = path.stat().st_size, 0
         # Of a column that holds others all are read where their names alone do not say which one is meant.

@@ -26,15 +26,15 @@ def text_of(row: Any, field: str, place: str) -> str | BadRow:
     return whole_text(value.removeprefix(MARK))
 
 
-def field_of(row: Any, field: str, place: str) -> Any | BadRow:
-    """The value of a field, or of one inside of others by its dotted path."""
+def field_of(row: Any, field: str, place: str, *, setting: str = "data.text_field") -> Any | BadRow:
+    """The value of a field, or of one inside of others by its dotted path; `setting`: what of a spec names it."""
     if not isinstance(row, dict):
         kind = "null" if row is None else type(row).__name__
         return BadRow("not an object", f"{place}: expected an object with a field '{field}', not {kind}")
     value: Any = row
     for name in [field] if field in row else field.split("."):
         if not isinstance(value, dict) or name not in value:
-            return no_field(place, field, [str(key) for key in value] if isinstance(value, dict) else [])
+            return no_field(place, field, [str(key) for key in value] if isinstance(value, dict) else [], setting)
         value = value[name]
     return value
 
@@ -44,6 +44,6 @@ def whole_text(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def no_field(place: str, field: str, found: list[str]) -> BadRow:
-    hint = did_you_mean(field.rpartition(".")[2], found) or "set data.text_field"
+def no_field(place: str, field: str, found: list[str], setting: str = "data.text_field") -> BadRow:
+    hint = did_you_mean(field.rpartition(".")[2], found) or f"set {setting}"
     return BadRow("no such field", f"{place}: has no field '{field}' (it has: {', '.join(found[:20]) or 'none'})", hint)

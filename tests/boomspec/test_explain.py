@@ -48,6 +48,17 @@ def test_a_field_is_printed_with_its_default_and_for_programs_as_json() -> None:
     assert found["description"] == "Tokens of one training sequence."
 
 
+def test_what_stands_behind_a_name_of_ones_own_is_explained_too() -> None:
+    assert list(explain(["data", "sources"]).inner) == ["NAME"]
+    assert explain(["data", "sources", "sft", "messages"]).says == explain(["data", "messages"]).says
+    assert "'messages'" in call("explain", "data.sources.sft.mesages").output
+
+
+def test_lines_are_no_longer_than_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, call("explain", "evaluate.thinking").output.splitlines())) <= 60
+
+
 def test_a_field_that_does_not_exist_names_those_that_do() -> None:
     for path, hint in (("distll", "'distill'"), ("distill.losses.kll", "'kl'"), ("seed.x", "boomspec explain seed")):
         failed = call("explain", path)

@@ -204,6 +204,9 @@ def test_rows_may_hold_prompt_and_response_or_lists_as_text_and_nulls_are_nothin
         bad = two(row, "row 1")
         assert isinstance(bad, BadRow)
         assert bad.kind == kind
+    missing = reader("smollm2")({"question": "Hi"}, "row 1")
+    assert isinstance(missing, BadRow)
+    assert missing.hint == "set data.messages"
     text = '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes.", "tool_calls": null}]'
     assert read(reader("smollm2"), []) != one
     assert reader("smollm2")({"messages": text, "tools": None}, "row 1") == one
