@@ -77,7 +77,9 @@ def command(
     to = None if push is None else find_repository(push, public=public)  # before anything is written
     exported = to is not None and not places and is_exported(run)
     folder = run
-    if not exported:
+    if exported:
+        _refuse_idle(run, {"--all": every, "--family": family, "--gguf": gguf is not None, "--force": force})
+    else:
         size, folder = _asked(places, every=every, family=family)
         if gguf is not None and family:
             raise BoomspecError("--gguf and --family: one of them", hint="a GGUF file holds one size: --gguf --all")
@@ -102,6 +104,13 @@ def command(
             click.echo(f"{path}: {sizes}, {compact_plan(member.plan)}")
     if to is not None:
         _push(planned_upload(folder, to), yes=yes, as_json=as_json)
+
+
+def _refuse_idle(folder: Path, given: dict[str, bool]) -> None:
+    """Raise BoomspecError for an option of writing where nothing is written."""
+    if idle := next((option for option, is_given in given.items() if is_given), None):
+        message = f"{idle} is for writing sizes, and {folder} has been exported: it is uploaded as it is"
+        raise BoomspecError(message, hint=f"leave {idle} out, or name the run, and a folder to write into")
 
 
 def _push(planned: Upload, *, yes: bool, as_json: bool) -> None:

@@ -54,6 +54,10 @@ class Moved:
     paired: bool
     moved: bool | None  # None where there is no verdict
     better: bool | None  # whether the newer number is; None where neither is, or the measure does not say
+    evaluations: tuple[str, str]  # their ids: experiments share those of what does not differ between them
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "evaluations"}
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,14 @@ class Compared:
     @property
     def means(self) -> tuple[Mean, ...]:
         """Over the pairs of experiments, of what several of them have. A mean counts as moved where all differ in one
-        direction, by more on average than `THRESHOLD` standard errors over the pairs."""
-        found: dict[tuple[str, str, str], list[Moved]] = {}
+        direction, by more on average than `THRESHOLD` standard errors over the pairs.
+
+        What several pairs share, such as the teacher over seeds, is one measurement: it counts once, and has no spread.
+        """
+        found: dict[tuple[str, str, str], dict[tuple[str, str], Moved]] = {}
         for number in self.numbers:
-            found.setdefault((number.model, number.measure, number.metric), []).append(number)
-        return tuple(_mean(key, numbers) for key, numbers in found.items() if len(numbers) > 1)
+            found.setdefault((number.model, number.measure, number.metric), {})[number.evaluations] = number
+        return tuple(_mean(key, [*numbers.values()]) for key, numbers in found.items() if len(numbers) > 1)
 
     @property
     def moved(self) -> tuple[Moved, ...]:
@@ -101,7 +108,10 @@ class Compared:
     def to_json(self) -> dict[str, Any]:
         counts = {"threshold": THRESHOLD, "compared": len(self.judged), "moved": len(self.moved), "shared": self.shared}
         named = {"only_old": list(self.only_old), "only_new": list(self.only_new)}
-        rows = {"numbers": [asdict(number) for number in self.numbers], "means": [asdict(mean) for mean in self.means]}
+        rows = {
+            "numbers": [number.to_json() for number in self.numbers],
+            "means": [asdict(mean) for mean in self.means],
+        }
         return {**counts, **named, **rows}
 
 
@@ -169,7 +179,8 @@ def _compare(label: str, name: str, old: tuple[Node, Path], new: tuple[Node, Pat
         better = None if b.higher_is_better is None or not difference else (difference > 0) == b.higher_is_better
         task = second.measure.task if isinstance(second.measure, LmEval) else None
         titles = label, model, shown_measure(key[0], task=task, called=called), key[1]
-        yield Moved(*titles, *a[:2], *b[:2], difference, stderr, key in paired, moved, better)
+        ids = old[0].id, new[0].id
+        yield Moved(*titles, *a[:2], *b[:2], difference, stderr, key in paired, moved, better, ids)
 
 
 def _paired(old: Items, new: Items, difference: float) -> float | None:

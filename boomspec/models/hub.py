@@ -58,11 +58,11 @@ def _hub() -> Any:
 @cache
 def _connects(endpoint: str) -> bool:
     import socket  # these two take a tenth of the time that a spec is validated in
-    from urllib.request import getproxies
+    from urllib.request import getproxies, proxy_bypass
 
-    if getproxies():
-        return True  # it is for them to find the machine
     address = urlsplit(endpoint)
+    if {address.scheme, "all"} & getproxies().keys() and not proxy_bypass(address.hostname or ""):
+        return True  # it is for the proxy to find the machine
     port = address.port or {"http": 80}.get(address.scheme, 443)
     try:
         socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()

@@ -45,6 +45,8 @@ def tokens_of(
         if system is not None or template:
             raise BoomspecError("a system prompt and what a template asks are for a chat", hint="say chat=True")
         plain: list[int] = tokenizer(prompt)["input_ids"]
+        while plain and plain[-1] == tokenizer.eos_token_id:  # some tokenizers end every text
+            plain.pop()
         return plain
     if not getattr(tokenizer, "chat_template", None):
         raise BoomspecError("the tokenizer has no chat template", hint="give one text, and leave out chat")

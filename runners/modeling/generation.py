@@ -53,7 +53,10 @@ def write(
     seed: int,
     places: Sequence[Place],
 ) -> list[Written]:
-    """The text of each prompt, as one batch. A temperature that is None or 0 takes the most probable token."""
+    """The text of each prompt, as one batch. A temperature that is None or 0 takes the most probable token.
+
+    Without a repetition penalty in `settings` there is none, whatever the model's generation_config.json says.
+    """
     assert settings.max_tokens is not None
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     tokens_BP, mask_BP = padded(prompts, padding=padding)
@@ -65,7 +68,7 @@ def write(
         max_new_tokens=settings.max_tokens,
         pad_token_id=padding,
         stopping_criteria=StoppingCriteriaList([Stops(tokenizer, stops, tokens_BP.shape[1])] if stops else []),
-        **options(settings, numbers, mask_BP),
+        **{"repetition_penalty": 1.0, **options(settings, numbers, mask_BP)},
     )
     config = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(config if isinstance(config, (list, tuple)) else [config])}

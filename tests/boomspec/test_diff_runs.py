@@ -267,3 +267,21 @@ def test_two_variants_are_compared_over_all_their_seeds(specs: Writer) -> None:
     assert (mean["moved"], mean["better"]) == (True, False)
     printed = call("diff", f"{path}#base", f"{path}#no-kl").output
     assert "Mean differences over 3 pairs" in printed
+
+
+def test_what_experiments_share_is_one_measurement_and_no_mean(specs: Writer) -> None:
+    data = yaml.safe_load(specs.SPEC)
+    data |= {
+        "sweep": {"distill.losses.kl.weight": [0.1, 0.2, 0.3]},
+        "variants": {"exact": {"evaluate": {"precision": "fp32"}}},
+    }
+    data["execution"] = {**data.get("execution", {}), "store": "store"}
+    path = specs.text(yaml.safe_dump(data))
+    found = Measurements(compile_experiments(load_experiments(path)), specs.folder / "store")
+    labels = [one.label for one in found.compiled.graph.experiments]
+    for name, shift in ("base", 0.0), ("exact", 1e-6):
+        label = next(label for label in labels if label.startswith(name))
+        found.write("teacher", wide(shift=shift), experiment=label)
+    results = json.loads(call("diff", f"{path}#base", f"{path}#exact", "--json").output)["results"]
+    assert len([number for number in results["numbers"] if number["metric"] == "loss"]) == 3
+    assert results["means"] == []

@@ -77,6 +77,15 @@ def test_a_text_is_that_of_the_plain_loop_whatever_rows_are_beside_it(model, tok
     assert last == together[2:3]
 
 
+@torch.no_grad()
+def test_a_penalty_of_the_model_itself_is_none_of_a_text(model, tokenizer, monkeypatch) -> None:
+    settings = Generation(max_tokens=12)
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 5.0)
+    found = write(model, tokenizer, PROMPTS, settings=settings, seed=0, places=PLACES)
+    expected = [one_by_one(model, prompt, settings, place) for prompt, place in zip(PROMPTS, PLACES, strict=True)]
+    assert [list(one.tokens) for one in found] == expected
+
+
 def test_a_seed_and_a_place_make_other_texts(model, tokenizer) -> None:
     prompts = [PROMPTS[0]] * 3
     places = [("quiz", 0, 0), ("quiz", 0, 1), ("other", 0, 0)]

@@ -124,6 +124,7 @@ def test_what_is_wrong_is_said_in_one_line_before_anything_is_sent(family, hub):
         "a wrong token": (["--push", "me/family"], "hf_wrong", wording("export.hub_does_not_accept")),
         "someone else's": (["--push", "google/family"], hub.token, wording("export.cannot_write_for")),
         "a public one": (["--push", "me/open", "--yes"], hub.token, wording("export.exists_and_is_public")),
+        "another form": (["--push", "me/family", "--gguf", "q8_0"], hub.token, wording("export.uploaded_as_it_is")),
     }
     calls = [([str(family), *arguments], token) for arguments, token, _ in refused.values()]
     calls += [([str(family), "--push", "me/closed", "--public"], hub.token)]
