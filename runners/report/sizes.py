@@ -17,7 +17,7 @@ from boomspec.core.layers import STUDENT
 from boomspec.core.sizes import Lineage, Member, folder_name, labels
 from boomspec.store import DEFAULT_STORE, Store
 from runners.report.format import count, number, size
-from runners.report.study import FAMILY, Group, Point, Row, Size, Study, Trial, curve_of
+from runners.report.study import FAMILY, Group, Point, Row, Size, Study, Trial, curve_of, model_of
 
 MOST_EXPERIMENTS = 60  # of a sweep, in their order
 _MOST_TEXTS, _MOST_LETTERS = 3, 1500  # of a size, of a text
@@ -35,9 +35,10 @@ def sizes_of(study: Study, families: Mapping[str, Lineage] | None = None, run: s
         sizes = _of_family(lineage, named, store) if lineage is not None else list(_of_cells(trial))
         ends = {key: _ends(group, *key) for key in _measured(study, group)}
         for one in sizes:
-            place = _place(trial, one)
+            model = _model(trial, one)
+            place = _place(trial, model)
             one["values"] = [] if place is None else list(_values(study, group, place, ends))
-            one |= _deployed(study, trial, one)
+            one |= _deployed(study, trial, model)
             one["parametersText"], one["bytesText"] = count(one["parameters"]), size(one["bytes"])
         if len(sizes) > 1:
             label = group.label if study.axes else ""
@@ -108,11 +109,18 @@ def _of_cells(trial: Trial) -> Iterator[Json]:
         yield {**entry, "bytes": cell.bytes, "share": parameters / largest, "plan": [], "cache": []}
 
 
-def _place(trial: Trial, one: Mapping[str, Any]) -> Size | None:
-    """The place on the curve of a size that was measured."""
-    alike = ((cell, place) for cell, place in trial.cells.items() if curve_of(cell) == FAMILY)
-    wanted = one["layers"], one["parameters"]
-    return next((place for cell, place in alike if (cell.layers, cell.parameters) == wanted), None)
+def _model(trial: Trial, one: Mapping[str, Any]) -> str | None:
+    """The label of the model that was measured of a size. Two members may be alike in layers and parameters."""
+    wanted = one["layers"], one["parameters"], one["kind"]
+    alike = [model_of(cell) for cell in trial.cells if (cell.layers, cell.parameters, cell.series) == wanted]
+    named = f"{one['kind']} {one['name']}"
+    has_twin = "," in one["name"]  # see `boomspec.core.sizes.labels`
+    return named if named in alike else next((model for model in alike if not has_twin), None)
+
+
+def _place(trial: Trial, model: str | None) -> Size | None:
+    """The place of a model on the curve."""
+    return next((place for cell, place in trial.cells.items() if model_of(cell) == model), None)
 
 
 # --- numbers ---------------------------------------------------------------------------------------
@@ -167,11 +175,10 @@ def _values(
         yield entry
 
 
-def _deployed(study: Study, trial: Trial, one: Mapping[str, Any]) -> Json:
+def _deployed(study: Study, trial: Trial, model: str | None) -> Json:
     """Speed, memory and texts, of a size where they were measured."""
-    wanted = one["layers"], one["parameters"], one["kind"]
-    speeds = [row for row in trial.speeds if _same(row.cell, wanted)]
-    written = [found for found in trial.written if _same(found.cell, wanted)]
+    speeds = [row for row in trial.speeds if model_of(row.cell) == model]
+    written = [found for found in trial.written if model_of(found.cell) == model]
     texts = [text for found in written for text in found.texts if text.sample == 0][:_MOST_TEXTS]
     lines = [
         [speed_name(row.metric), shown_speed(row), study.arrow(row.measure, row.metric), row.yardstick]
@@ -187,10 +194,6 @@ def _deployed(study: Study, trial: Trial, one: Mapping[str, Any]) -> Json:
         for text in texts
     ]
     return {name: value for name, value in (("speed", lines), ("texts", shown)) if value}
-
-
-def _same(cell: Any, wanted: tuple[int, int, str]) -> bool:
-    return curve_of(cell) == FAMILY and (cell.layers, cell.parameters, cell.series) == wanted
 
 
 def speed_name(metric: str) -> str:

@@ -92,6 +92,18 @@ def test_the_command_of_a_size_names_that_size_and_no_other(tmp_path: Path) -> N
     assert len({shlex.split(one["export"])[4] for one in told["sizes"]}) == 6  # folders
 
 
+def test_a_size_that_is_as_large_as_the_student_has_numbers_of_its_own(tmp_path: Path) -> None:
+    """By the published rule the smallest size has layers of the teacher in the place of the student's single ones."""
+    family = lineage()
+    smallest = replace(family.members[0], plan=(*family.trained.plan[:-1], Layer("t", LAYERS - 1)))
+    family = replace(family, members=(smallest, *family.members[1:]))
+    study = results_of(Family(FolderStore(tmp_path)))
+    ((told),) = sizes_of(study, {"": family}, "run")
+    values = {one["kind"]: one["values"] for one in told["sizes"] if one["layers"] == len(KEPT)}
+    assert values["student"]
+    assert values["interpolated"] == []  # it was not measured
+
+
 def test_a_size_has_its_speed_and_its_texts(tmp_path: Path) -> None:
     study = deployed()
     texts = (Text("Who?", 0, "I.", 2, True), Text("Who?", 1, "We.", 2, True))
