@@ -1,13 +1,16 @@
 """Text that one model writes behind prompts: against plain decoding, token by token, whatever rows are beside it."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from boomspec.core.tasks import Generation, Thinking
+from runners.api.writing import tokens_of
 from runners.modeling.generation import PresencePenalty, RepetitionPenalty, numbers_of, padded, seed_of, write
 from runners.modeling.sampling import draw
 from tests.runners import tiny
@@ -157,3 +160,14 @@ def test_an_answer_is_what_follows_the_thought(text: str, prompt: str, answer: s
     rule = Thinking(start="<think>", end="</think>")
     assert rule.answer(text, prompt=prompt) == answer
     assert Thinking(end="</think>").answer("42") is None
+
+
+def test_a_text_goes_on_where_its_tokenizer_would_end_it(tokenizer) -> None:
+    ending = copy.deepcopy(tokenizer)
+    eos = tokenizer.eos_token
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {eos}", special_tokens=[(eos, tokenizer.eos_token_id)]
+    )
+    text = tokenizer.decode([9])
+    assert ending(text)["input_ids"][-1] == tokenizer.eos_token_id
+    assert tokens_of(ending, text, chat=None, system=None, template={}) == tokenizer(text)["input_ids"] == [9]
