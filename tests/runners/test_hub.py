@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from boomspec.models.facts import read_facts, total_parameters
+from boomspec.models.hub import _connects
 from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.hub_server import COMMIT, hub, hub_of
@@ -198,3 +199,14 @@ def test_the_chat_template_of_a_teacher_is_read_before_anything_is_trained(tmp_p
     assert found["with"].returncode == 0, found["with"].stderr
     assert re.search(wording("asking.no_template"), found["without"].stdout)
     assert "evaluate.chat" in found["without"].stdout
+
+
+def test_hosts_that_need_no_proxy_are_no_proxy(monkeypatch):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "localhost")
+    connects = _connects.__wrapped__
+    assert not connects("http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert connects("http://hub.invalid")
+    assert not connects("http://localhost:9")
