@@ -5,6 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,8 +91,10 @@ def plan(
     found = forecast(graph, plan, place, assumed)
     whole = None
     if compiled.pending:
-        guessed = compile_experiments(compiled.files, compiled.answers, guess=True).graph
-        whole = forecast(guessed, plan_tasks(guessed, place), place, assumed)
+        # What is made up may be wrong where what will be found is not: a forecast is no reason to refuse a spec.
+        with suppress(BoomspecError):
+            guessed = compile_experiments(compiled.files, compiled.answers, guess=True).graph
+            whole = forecast(guessed, plan_tasks(guessed, place), place, assumed)
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
     found = replace(found, warnings=(*unread, *passes_warnings(graph, plan, place), *found.warnings))
     options.warn((*trust.warnings(graph), *unchecked))
