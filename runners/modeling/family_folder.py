@@ -175,7 +175,9 @@ class FolderWeights:
         renamed = None if inner is None else dict(DECODERS)
         options = {"config": made, "dtype": self.dtype or _dtype_of(tensors.values()), "key_mapping": renamed}
         cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(made)]
-        model, found = cls.from_pretrained(None, state_dict=dict(tensors), output_loading_info=True, **options)
+        model, found = cls.from_pretrained(
+            None, state_dict=dict(tensors), output_loading_info=True, use_safetensors=True, **options
+        )
         if found["missing_keys"]:  # transformers would draw them at random
             raise BoomspecError(f"{self.folder}: weights are not in it, such as {min(found['missing_keys'])}")
         if (self.folder / _GENERATION).is_file():

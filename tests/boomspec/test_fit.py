@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boomspec.plan.rates import Seen, line_of
@@ -85,6 +85,7 @@ def test_more_work_never_takes_less_and_nothing_takes_less_than_nothing(seen, us
     assert seconds[0] >= 0
 
 
+@settings(deadline=None)
 @given(
     st.floats(0.05, 10), st.floats(1e-10, 1e-7), st.lists(st.floats(1e4, 1e11), min_size=1, max_size=10, unique=True)
 )

@@ -98,6 +98,7 @@ def test_which_published_models_are_plain():
     assert {name for name, plain in found.items() if plain} == {
         "Harvard-DCML--boomerang-qwen3-2.3B",
         "HuggingFaceTB--SmolLM2-135M",
+        "Qwen--Qwen3-4B",
         "Qwen--Qwen3-4B-Base",
         "Qwen--Qwen3-8B-Base",
         "meta-llama--Llama-3.2-3B",
