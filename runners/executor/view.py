@@ -27,6 +27,7 @@ from runners.runtime.journal import Event
 _LINE_EVERY_SECONDS = 10.0
 _RUN_EVERY_SECONDS = 60.0  # between plain lines about all tasks
 _LEAST_SHARE = 0.02  # of all tasks, from which their speed says how long the others take
+_LEAST_SHARE_UNKNOWN = 0.5  # where most of them have no forecast: by their number alone, a training is one of many
 _PACE_OVER_SECONDS = 30.0
 _FIELDS = frozenset({"time", "done", "total", "unit", "rate"})
 _LINES = {  # events as lines for people
@@ -171,7 +172,8 @@ class View:
         """Seconds until all tasks have ended, as fast as they went so far; None while too few are done."""
         running = {i: pace.share or 0.0 for i, pace in self.paces.items()}
         done = self._done + sum(share * self._expected.get(i, self._usual) for i, share in running.items())
-        if self._all <= 0 or done < _LEAST_SHARE * self._all:
+        least = _LEAST_SHARE if 2 * len(self._expected) > self.tasks else _LEAST_SHARE_UNKNOWN
+        if self._all <= 0 or done < least * self._all:
             return None
         return max(0.0, self._all - done) / done * self.spent()
 
@@ -223,9 +225,21 @@ class _Fitting(ProgressColumn):
 
 
 def shortened(name: str, width: int) -> str:
-    """A name in so many columns: what tells tasks apart is at its start and its end, so the middle gives way."""
+    """A name in so many columns: what tells tasks apart is at its start and its end, so the middle gives way.
+
+    Of a measurement (`evaluate naive_pruning 4 layers: held_out`) it is around the colon: there the start gives way.
+    """
     if len(name) <= width:
         return name
+    model, colon, measure = name.rpartition(": ")
+    if colon:
+        room = width - len(colon)
+        measured = min(len(measure), max(room // 2, room - len(model)))
+        if measured < len(measure):
+            measure = f"{measure[: measured - 1]}…"
+        if len(model) > (front := room - measured):
+            model = f"…{model[len(model) - front + 1 :]}"
+        return f"{model}{colon}{measure}"
     front = (width - 1) // 2
     return f"{name[:front]}…{name[len(name) - (width - 1 - front) :]}"
 

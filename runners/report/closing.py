@@ -67,9 +67,10 @@ def _of_several(study: Study) -> tuple[Rows, int]:
 
 
 def _export(sizes: Sequence[Mapping[str, Any]]) -> str | None:
-    """The command for a size in the middle of the first family."""
+    """The command for a size in the middle of the first family, of those that were measured where there are some."""
     entries = [one for one in sizes[0]["sizes"] if "export" in one] if sizes else []
     inner = [one for one in entries if one["kind"] == "interpolated"] or entries
+    inner = [one for one in inner if one["values"]] or inner
     return inner[len(inner) // 2]["export"] if inner else None
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from boomspec.core.graph import Source, TaskGraph
-from runners.executor.view import LiveView, Pace, View, clock, quantity, view_for
+from runners.executor.view import LiveView, Pace, View, clock, quantity, shortened, view_for
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
 from tests.messages import wording
@@ -96,10 +96,23 @@ def test_on_a_narrow_terminal_bar_and_time_left_stay_and_amounts_are_left_out_wh
         view.progress("id", line(110.0, 100, cross_entropy=3.21, kl=0.11, hidden_cosine=0.4))
     rows = [row.rstrip() for row in screen.getvalue().splitlines() if "held_out" in row]
     assert all(len(row) <= width for row in rows)
-    assert "evaluate" in rows[-1]
+    assert "3 patched: held_out" in rows[-1]
     assert "━" in rows[-1]
     amounts = rows[-1].partition("0:00<1:20")[2].split()
     assert amounts == {80: ["100/500", "steps", "5", "steps/s"], 60: []}[width]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("evaluate teacher: held_out", "evaluate teacher: held_out"),
+        ("evaluate naive_pruning 4 layers: held_out", "…_pruning 4 layers: held_out"),
+        ("evaluate interpolated 5 layers: stdlib_continuation", "…ted 5 layers: stdlib_conti…"),
+        ("interpolate 5 layers of a long experiment", "interpolate 5…ong experiment"),
+    ],
+)
+def test_a_name_that_is_too_long_keeps_what_tells_tasks_apart(name: str, shown: str) -> None:
+    assert shortened(name, 28) == shown
 
 
 def test_what_was_interrupted_has_not_ended() -> None:
@@ -110,6 +123,19 @@ def test_what_was_interrupted_has_not_ended() -> None:
     for task in "bc":
         view.event({"event": "task_interrupted", "task": task, "name": task})
     assert view.ended == 1
+
+
+def test_tasks_without_a_forecast_say_nothing_about_the_time_left_until_half_of_them_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("runners.executor.view.time.monotonic", lambda: now)
+    view = View(4, {"a": 30.0})
+    now = 1060.0
+    view.event({"event": "task_finished", "task": "a", "name": "a", "seconds": 60.0})
+    assert view.left() is None  # it was a training, say, and the others are done in seconds
+    view.event({"event": "task_finished", "task": "b", "name": "b", "seconds": 0.1})
+    assert view.left() == pytest.approx(60)
 
 
 def test_the_time_left_of_all_tasks_follows_from_the_forecast_share_that_is_done(

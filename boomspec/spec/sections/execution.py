@@ -34,11 +34,20 @@ def _custom_resources(resources: dict[str, float]) -> dict[str, float]:
     return resources
 
 
+def _one_gpu(amount: float) -> float:
+    if amount > 1:
+        hint = "a training takes several as `workers`, each with `gpus: 1`; other tasks run side by side, one GPU each"
+        raise FieldError(f"a process has at most 1 GPU, not {amount:g}", hint=hint)
+    return amount
+
+
 class Resources(Strict):
     """What one task gets."""
 
     cpus: Number = about("CPU cores, and threads of the numerical libraries.", default=1, gt=0)
-    gpus: Number = about("GPUs; a share below 1 lets tasks share one.", default=0, ge=0, le=1)
+    gpus: Annotated[Number, AfterValidator(_one_gpu)] = about(
+        "GPUs; a share below 1 lets tasks share one.", default=0, ge=0
+    )
     memory: Bytes | None = Field(None, examples=["8GiB"], gt=0)
     """Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing holds a task to
     its claim. Default: none."""
