@@ -237,7 +237,10 @@ function restore() { // what the address says
 }
 
 if (pick) {
-  place.size = Math.floor(experiments[0].sizes.length / 2);
+  const all = experiments[0].sizes.map((_, index) => index);
+  const measured = all.filter((index) => experiments[0].sizes[index].values.length);
+  const offered = measured.length > 2 ? measured : all; // more than student and teacher
+  place.size = offered[Math.floor(offered.length / 2)];
   restore();
   show();
   if (pickExperiment) {
