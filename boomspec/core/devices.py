@@ -60,7 +60,7 @@ SHOWN = ("h100", "a100-80", "l40s", "rtx4090")  # where a spec names none
 
 def others(name: str) -> str:
     """What to write instead of a name that is not in the table."""
-    close = did_you_mean(name, list(DEVICES))
+    close = did_you_mean(name.lower(), list(DEVICES))
     return f"{close + ' ' if close else ''}known are: {', '.join(DEVICES)}"
 
 

@@ -135,10 +135,10 @@ def test_a_device_computes_bf16_no_faster_than_it_can() -> None:
 
 
 def test_an_unknown_device_lists_the_known_ones(specs) -> None:
-    path = specs.text(specs.SPEC.replace("execution:", "execution:\n  device: h1000"))
+    path = specs.text(specs.SPEC.replace("execution:", "execution:\n  device: H100"))
     result = call("validate", path)
     assert result.exit_code == 2
-    assert wording("costs.no_device_known", name="h1000") in result.output
+    assert wording("costs.no_device_known", name="H100") in result.output
     assert "did you mean 'h100'?" in result.output
     assert "a100-80" in result.output
     assert (
