@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 # On all cores, which pip does not; Ray starts many processes, and some environments never write what they compile.
 # Some packages ship templates that are no Python of today: those stay uncompiled.
-COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib boomspec runners > /dev/null || true
+COMPILE := echo "compiling Python files: takes a minute or three, once" && $(BIN)/python -m compileall -q -j 0 $(VENV)/lib boomspec runners > /dev/null || true
 # Two files at a time, the longest first.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 

@@ -49,7 +49,7 @@ def write_results(
     """Write the three files of one model; every note of a number is a warning of its task."""
     rows = table(results, counts)
     for note in dict.fromkeys(f"{row.measure}: {row.note}" for row in rows if row.note):
-        progress.note(f"warning: {note}")
+        progress.note(f"warning: {note}", once=note)  # of all models alike
     measured = {(row.measure, row.metric, row.filter) for row in rows if row.value is not None}
     text = json_text({**_without_missing(results, rows), "counts": counts.to_json()}, indent=1)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")

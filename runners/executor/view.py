@@ -203,6 +203,7 @@ class View:
 
 
 _NARROW, _WIDE = 100, 140  # columns of a terminal
+_OTHER_LINES = 4  # of a terminal beside the rows of tasks: all tasks, and what scrolls away
 
 
 class _Fitting(ProgressColumn):
@@ -266,8 +267,10 @@ class LiveView(View):
             _Fitting(console, self._name + bar + 4 + 11 + 5),
             console=console,
         )
-        self._all_tasks = self._bars.add_task("all tasks", total=tasks, **self._overall())
         self._rows: dict[str, TaskID] = {}
+        # More would overflow the terminal, and leave copies of themselves above.
+        self._most_rows = max(1, console.height - _OTHER_LINES)
+        self._all_tasks = self._bars.add_task("all tasks", total=tasks, **self._overall())
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -278,7 +281,10 @@ class LiveView(View):
         self._bars.stop()
 
     def _overall(self) -> dict[str, Any]:
-        return {"share": "", "times": _spent_left(self.spent(), self.left()), "amounts": [f"{self.ended}/{self.tasks}"]}
+        amounts = [f"{self.ended}/{self.tasks}"]
+        if (hidden := len(self._rows) - self._most_rows) > 0:
+            amounts.append(f"{hidden} more at work")
+        return {"share": "", "times": _spent_left(self.spent(), self.left()), "amounts": amounts}
 
     def show(self, event: Event, text: str) -> None:
         kind, task_id = event["event"], event.get("task", "")
@@ -288,6 +294,8 @@ class LiveView(View):
             self._rows[task_id] = self._bars.add_task(name, total=None, **fields)
         elif kind.startswith("task_") and kind != "task_retried" and task_id in self._rows:
             self._bars.remove_task(self._rows.pop(task_id))
+        for place, row in enumerate(self._rows.values()):
+            self._bars.update(row, visible=place < self._most_rows)
         self._bars.update(self._all_tasks, completed=self.ended, **self._overall())
         if text and kind != "task_started":  # its bar shows that
             self._bars.console.print(Text(text, style="bold red" if kind == "task_failed" else ""))

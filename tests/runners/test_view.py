@@ -115,6 +115,17 @@ def test_a_name_that_is_too_long_keeps_what_tells_tasks_apart(name: str, shown: 
     assert shortened(name, 28) == shown
 
 
+def test_no_more_rows_than_the_terminal_has_lines() -> None:
+    screen = io.StringIO()
+    view = LiveView(9, console=Console(file=screen, force_terminal=True, width=100, height=8, color_system=None))
+    with view:
+        for number in range(9):
+            view.event({"event": "task_started", "task": str(number), "name": f"evaluate {number}"})
+        rows = [task for task in view._bars.tasks if task.visible]
+    assert len(rows) == 1 + 4
+    assert "5 more at work" in screen.getvalue()
+
+
 def test_what_was_interrupted_has_not_ended() -> None:
     view = View(3)
     for task in "ab":
