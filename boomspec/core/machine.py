@@ -36,6 +36,11 @@ def install_line(extra: str) -> str:
     return f"pip install -c {clone / 'constraints.txt'} -e '{clone}[{extra}]'"
 
 
+def user_cache() -> Path:
+    """The folder for what is made again when it is gone."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "boomspec")
+
+
 @cache
 def cpu_model() -> str:
     with suppress(OSError):

@@ -7,7 +7,6 @@ the run, whose tasks come after its own check.
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from boomspec.compile.compiler import Compiled
 from boomspec.core.files import write_atomically
 from boomspec.core.graph import Node
 from boomspec.core.identity import digest, folder_digest
+from boomspec.core.machine import user_cache
 from boomspec.core.tasks import Check
 from boomspec.models.config_rules import set_same_keys
 from boomspec.models.outline import config_of, is_plain, tensors_of
@@ -94,8 +94,7 @@ def _asked(checks: Sequence[Node]) -> tuple[dict[str, CheckResult], str]:
 
 
 def _place(task_id: str) -> Path:
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return caches / "boomspec" / "checks" / f"{digest([task_id, *_code()])}.json"
+    return user_cache() / "checks" / f"{digest([task_id, *_code()])}.json"
 
 
 @cache

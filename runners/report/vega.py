@@ -4,10 +4,7 @@ Both are vl-convert's, which runs the libraries without a browser or a network a
 that have none of these names. The same figure gives the same bytes where the fonts are the same.
 """
 
-import os
 import re
-import stat
-import tempfile
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -17,6 +14,7 @@ from pathlib import Path
 import vl_convert
 
 from boomspec.core.files import write_atomically
+from boomspec.core.machine import user_cache
 from runners.report.chart import Figure, static
 
 FORMATS = ("png", "svg", "pdf")
@@ -76,26 +74,14 @@ def _ordered(pdf: bytes) -> bytes:
 @cache
 def library() -> str:
     """The JavaScript that a page embeds. It takes a second to be put together, so this machine keeps it."""
-    folder = Path(tempfile.gettempdir()) / f"boomspec-{os.getuid()}"
-    kept = folder / f"vega-{version('vl-convert-python')}.js"
+    kept = user_cache() / f"vega-{version('vl-convert-python')}.js"
     with suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if _is_own(folder) and _is_own(kept):
-            return kept.read_text(encoding="utf-8")
+        return kept.read_text(encoding="utf-8")
     text: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets the default
     with suppress(OSError):
-        if _is_own(folder):
-            write_atomically(kept, text)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, text)
     return text
-
-
-def _is_own(path: Path) -> bool:
-    """Whether it is there and this user's: others can write into the folder of temporary files, too."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return False
-    return found.st_uid == os.getuid() and not stat.S_ISLNK(found.st_mode)
 
 
 def library_version() -> str:

@@ -172,7 +172,7 @@ def test_all_layers_kept_is_the_teacher_with_nothing_to_learn(tmp_path: Path, te
     context = run(tmp_path, record(kept=tuple(range(6)), recipe={"steps": 1}), teacher=teacher, tokens=tokens)
     assert metrics(context)[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert metrics(context)[0]["hidden_cosine"] == pytest.approx(0, abs=1e-6)
-    assert any(wording("distill.differ_more_than") in note for note in tiny.notes(context))
+    assert tiny.notes(context) == []  # published weights are no reason for a warning
 
 
 @pytest.mark.parametrize("train_embedding", [True, False])
