@@ -5,16 +5,12 @@ that have none of these names. The same figure gives the same bytes where the fo
 """
 
 import re
-from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 import vl_convert
 
-from boomspec.core.files import write_atomically
-from boomspec.core.machine import user_cache
 from runners.report.chart import Figure, static
 
 FORMATS = ("png", "svg", "pdf")
@@ -73,14 +69,8 @@ def _ordered(pdf: bytes) -> bytes:
 
 @cache
 def library() -> str:
-    """The JavaScript that a page embeds. It takes a second to be put together, so this machine keeps it."""
-    kept = user_cache() / f"vega-{version('vl-convert-python')}.js"
-    with suppress(OSError):
-        return kept.read_text(encoding="utf-8")
+    """The JavaScript that a page embeds. It takes a second to be put together, once in a process."""
     text: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets the default
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, text)
     return text
 
 

@@ -731,4 +731,15 @@ def test_what_a_store_at_a_url_does_as_a_folder_does_is_written_down() -> None:
     """A method that it inherits sees this machine's copies alone: each of these may, or calls others that do not."""
     names = {name for name in dir(FolderStore) if not name.startswith("_")}
     inherited = {name for name in names if getattr(RemoteStore, name) is getattr(FolderStore, name)}
-    assert inherited == {"damage", "fetch_all", "has", "is_whole", "path", "place", "resume", "run_folder", "workspace"}
+    assert inherited == {
+        "check_is_no_file",
+        "damage",
+        "fetch_all",
+        "has",
+        "is_whole",
+        "path",
+        "place",
+        "resume",
+        "run_folder",
+        "workspace",
+    }
