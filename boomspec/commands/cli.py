@@ -46,7 +46,7 @@ _GROUPS = {  # as `boomspec --help` shows them, which loads none
 }
 _COMMANDS = tuple(name for names in _GROUPS.values() for name in names)
 _MODULES = {  # of commands that share one, where they are called by their names
-    **dict.fromkeys(("init", "show", "graph", "schema"), "spec"),
+    **dict.fromkeys(("init", "graph", "schema"), "spec"),
     **dict.fromkeys(("report", "diff", "verify"), "results"),
     **dict.fromkeys(("submit", "status", "logs", "stop"), "submit"),
     **dict.fromkeys(("plan", "lock"), "plan"),

@@ -17,7 +17,7 @@ def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[C
 
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         completions = importlib.import_module("boomspec.commands.completion")
-        return completions.silently(what, incomplete, context.params)  # type: ignore[no-any-return]
+        return completions.silently(what, incomplete, context.params)  # type: ignore[no-any-return]  # of a module found by its name
 
     return complete
 

@@ -61,7 +61,7 @@ def _checked(value: object, where: str) -> object:
             raise ValueError(f"{where}: {value} has no canonical form")
         return value + 0.0  # -0.0 and 0.0 are the same number
     if type(value) in (list, tuple):
-        return [_checked(item, f"{where}[{i}]") for i, item in enumerate(value)]  # type: ignore[arg-type, var-annotated]
+        return [_checked(item, f"{where}[{i}]") for i, item in enumerate(value)]  # type: ignore[arg-type, var-annotated]  # `in` does not narrow
     if type(value) is dict:
         for key in value:
             if type(key) is not str:

@@ -62,12 +62,17 @@ def refined(
     if cost is None or not cost.flops_per_real_token or (text := inputs.get("tokens")) is None or text in unread:
         return cost
     try:
-        held_out = lambda: int(_meta(store, text)["held_out"]["tokens"])  # noqa: E731
-        counts = TextCounts(held_out, partial(_mean_labels, store, text), partial(_windows, store, text))
+        counts = TextCounts(
+            partial(_held_out, store, text), partial(_mean_labels, store, text), partial(_windows, store, text)
+        )
         return record.counted(cost, counts)
     except (OSError, ValueError, KeyError, TypeError):
         unread.add(text)
         return cost
+
+
+def _held_out(store: Store, tokens: str) -> int:
+    return int(_meta(store, tokens)["held_out"]["tokens"])
 
 
 @lru_cache(1 << 10)

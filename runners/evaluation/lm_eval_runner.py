@@ -88,7 +88,7 @@ def _measured(lm: Any, measure: LmEval, loaded: Mapping[str, Any]) -> dict[str, 
         with bootstrapping(lm.progress):
             found.append(evaluate(lm=lm, task_dict=loaded, limit=measure.limit, bootstrap_iters=resamples, **turned))
     results = found[0] if measure.samples is None else mean_of_samples(found, loaded, errors=errors)
-    add_unfinished(results, lm.counts, texts=measure.samples or 1, errors=errors)
+    add_unfinished(results, lm.counts, errors=errors)
     return results
 
 

@@ -60,7 +60,7 @@ def mean_of_samples(found: Sequence[dict[str, Any]], loaded: Mapping[str, Any], 
     return results
 
 
-def add_unfinished(results: dict[str, Any], counts: Counted, *, texts: int, errors: bool) -> None:
+def add_unfinished(results: dict[str, Any], counts: Counted, *, errors: bool) -> None:
     """Add the share of texts whose thought does not end to the results of each task that looks for thoughts."""
     for name, found in counts.items():
         if found.unfinished is None or name not in results["results"]:

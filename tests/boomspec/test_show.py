@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from boomspec.commands.cli import main
-from boomspec.commands.spec import review
+from boomspec.commands.show import review
 from boomspec.compile.resolved import FOLLOWING
 from boomspec.core.graph_file import read_graph
 from boomspec.spec.experiments import load_spec
